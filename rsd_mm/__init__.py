@@ -1,0 +1,33 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""rsd_mm: cross-architecture knowledge distillation for MMPretrain and the OpenMMLab family.
+
+Importing it registers its parts under their bare names in mmengine's root
+registry, where every OpenMMLab project finds them::
+
+    custom_imports = dict(imports=['rsd_mm'])
+"""
+
+from .dependencies import check_dependencies
+from .version import __version__
+
+check_dependencies()
+
+# After the check, which says what is missing better than an import does.
+from .datasets import SklearnDigits  # noqa: E402
+from .engine import DistillCheckHook  # noqa: E402
+from .models import Distiller, RSDDistiller, RSDLoss, RSDProjector, rsd_loss, rsd_loss_parts  # noqa: E402
+from .utils.checkpoint import allow_mmengine_objects  # noqa: E402
+
+allow_mmengine_objects()
+
+__all__ = [
+    'DistillCheckHook',
+    'Distiller',
+    'RSDDistiller',
+    'RSDLoss',
+    'RSDProjector',
+    'SklearnDigits',
+    '__version__',
+    'rsd_loss',
+    'rsd_loss_parts',
+]

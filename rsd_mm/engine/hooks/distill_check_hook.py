@@ -1,0 +1,65 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""Checks of a whole run before its first iteration."""
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+from rsd_mm.models.distillers import Distiller, num_classes
+
+
+@HOOKS.register_module()
+class DistillCheckHook(Hook):
+    """Finds, before the first iteration, what would end a distillation much later.
+
+    - A last batch of an epoch that has one sample, over which nothing can be
+      correlated.
+    - A dataset whose number of classes is not the student's.
+
+    Models other than a distiller are left alone.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Any) -> None:
+        """Check the run.
+
+        Raises:
+            ValueError: If it can't go well; the message says what to change.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not isinstance(model, Distiller):
+            return
+        loader = runner.train_dataloader
+        self._check_last_batch(loader)
+        self._check_classes(loader.dataset, model)
+
+    def _check_last_batch(self, loader: Any) -> None:
+        size = getattr(loader, 'batch_size', None)
+        if size == 1:
+            raise ValueError(
+                'train_dataloader: batch_size=1, but distillation correlates features over the batch of a '
+                'process, so it needs at least 2, and better 64 or more.'
+            )
+        try:
+            samples = len(loader.sampler)
+        except TypeError:
+            return  # an infinite sampler, whose batches are all full
+        if size and not loader.drop_last and samples % size == 1:
+            raise ValueError(
+                f'train_dataloader: with {samples} samples for a process and batch_size={size}, the last batch of '
+                'an epoch has 1 sample, over which nothing can be correlated. Set drop_last=True in '
+                'train_dataloader, or change batch_size.'
+            )
+
+    def _check_classes(self, dataset: Any, model: Distiller) -> None:
+        names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+        classes = num_classes(model.student)
+        if names and classes and len(names) != classes:
+            raise ValueError(
+                f'The training dataset has {len(names)} classes, the student {classes}. Set '
+                f'student=dict(head=dict(num_classes={len(names)})) in the model of the config, and '
+                f'data_preprocessor=dict(num_classes={len(names)}).'
+            )

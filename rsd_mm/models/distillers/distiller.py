@@ -1,0 +1,257 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""The generic distiller: a student, a teacher, and named terms between them."""
+
+import inspect
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import torch
+from mmengine.model import BaseModel, BaseModule
+from torch import Tensor, nn
+
+from rsd_mm.utils.checkpoint import load_strictly
+from rsd_mm.utils.config import build_model, build_part, resolve_model, unknown_option
+
+from .taps import Recorder, Tap, num_classes, resolve_tap
+from .teacher import Teacher
+
+
+class DistillTerm(BaseModule):
+    """One term of the objective: a tap on either side, a projector and a loss.
+
+    The projector's ``in_channels`` and ``out_channels`` are those of the taps;
+    given ones have to agree with them.
+
+    Args:
+        name (str): The key of its value among the losses; contains ``loss``.
+        student_tap (Tap): What it reads of the student.
+        teacher_tap (Tap): What it reads of the teacher.
+        loss (dict): A loss that is called as ``loss(student, teacher)``, and that
+            multiplies by a weight of its own.
+        projector (dict, optional): A neck for the student's side. Defaults to
+            None, for two sides of one width.
+
+    Raises:
+        ValueError: If the name, an option or a width does not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        student_tap: Tap,
+        teacher_tap: Tap,
+        loss: dict,
+        projector: Optional[dict] = None,
+    ) -> None:
+        super().__init__()
+        if 'loss' not in name:
+            raise ValueError(
+                f'The name of a distillation term has to contain "loss", since mmengine adds up the values '
+                f'that are called so; received {name!r}. Call it {"loss_" + name!r}.'
+            )
+        self.name = name
+        self.student_tap = student_tap
+        self.teacher_tap = teacher_tap
+        widths = student_tap.channels, teacher_tap.channels
+        self.projector = None
+        if projector is not None:
+            inferred = dict(zip(('in_channels', 'out_channels'), widths))
+            self._check_widths(projector, inferred)
+            known = {option: width for option, width in inferred.items() if width is not None}
+            self.projector = build_part(projector, f'{name}.projector', **known)
+        elif None not in widths and widths[0] != widths[1]:
+            raise ValueError(
+                f"{name}: the student's {student_tap} has {widths[0]} channels and the teacher's {teacher_tap} "
+                f"has {widths[1]}. Give the term a projector, for example dict(type='RSDProjector')."
+            )
+        self.loss = build_part(loss, f'{name}.loss')
+        # A loss that can tell its parts gets them logged.
+        self._has_parts = 'return_parts' in inspect.signature(self.loss.forward).parameters
+
+    def _check_widths(self, projector: dict, inferred: Dict[str, Optional[int]]) -> None:
+        sides = dict(in_channels=f"student's {self.student_tap}", out_channels=f"teacher's {self.teacher_tap}")
+        for option, width in inferred.items():
+            given = projector.get(option) if isinstance(projector, dict) else getattr(projector, option, None)
+            if given is None and width is None:
+                raise ValueError(
+                    f'{self.name}.projector: the width of the {sides[option]} cannot be told before it runs; '
+                    f'set {option}.'
+                )
+            if given is not None and width is not None and given != width:
+                raise ValueError(
+                    f'{self.name}.projector: {option}={given}, but the {sides[option]} has {width} channels. '
+                    f'Set {width}, or leave {option} out: it is inferred.'
+                )
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Dict[str, Tensor]:
+        """The term's value, and the parts of it that are worth a log.
+
+        Args:
+            student (Tensor): What the student's tap read.
+            teacher (Tensor): What the teacher's tap read.
+
+        Returns:
+            Dict[str, Tensor]: The weighted value under the term's name, and
+            unweighted, detached parts under names without ``loss``, so that
+            mmengine logs them and does not add them to the total.
+        """
+        if self.projector is not None:
+            student = self.projector(student)
+        if not self._has_parts:
+            return {self.name: self.loss(student, teacher)}
+        value, parts = self.loss(student, teacher, return_parts=True)
+        stem = self.name.replace('loss', '').strip('_') or 'term'
+        return {self.name: value, **{f'{stem}_{part}': number for part, number in parts.items()}}
+
+
+class Distiller(BaseModel):
+    """Trains a student with the help of a frozen teacher.
+
+    In training, a batch goes once through the student, whose own data
+    preprocessor, batch augmentation, head and loss work as ever, and once through
+    the teacher, which sees the same (mixed) images in its own normalization. Each
+    term compares what its two taps read in these two forwards, and adds its value
+    to the student's losses. Everywhere else the distiller is its student.
+
+    Its state dict, parameters and modules are those of the student (``student.``)
+    and of the terms (``terms.``), never of the teacher; see :class:`Teacher`.
+
+    Args:
+        student (dict): The student: an inline model, or ``dict(cfg_path=...,
+            pretrained=False, checkpoint=None, ...)``; see
+            :func:`~rsd_mm.utils.resolve_model`. A checkpoint is loaded strictly.
+        teacher (dict): The teacher, in the same forms, and with the options of
+            :class:`Teacher`.
+        terms (Dict[str, dict]): The terms by name. A name contains ``loss``; a
+            term is ``dict(student_tap='embedding', teacher_tap='embedding',
+            projector=None, loss=dict(type=...))``.
+        data_preprocessor (dict, optional): The student's data preprocessor, which
+            a Runner fills in from the config's own. Defaults to None.
+        init_cfg (dict, optional): Of mmengine's ``BaseModule``.
+
+    Raises:
+        ValueError: If the parts do not fit together. Nothing is left for later.
+    """
+
+    teacher: Teacher
+
+    def __init__(
+        self,
+        student: dict,
+        teacher: dict,
+        terms: Dict[str, dict],
+        data_preprocessor: Optional[dict] = None,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
+        reference = resolve_model(student, 'student', data_preprocessor)
+        model = build_model(reference, 'student')
+        if not isinstance(model, BaseModel):
+            raise ValueError(
+                f'student: {reference.origin} builds a {type(model).__name__}; a student is a model of '
+                'mmengine (BaseModel), such as ImageClassifier or TimmClassifier.'
+            )
+        super().__init__(data_preprocessor=model.data_preprocessor, init_cfg=init_cfg)
+        self.student = model
+        if reference.checkpoint is not None:
+            load_strictly(model, reference.checkpoint, 'student')
+            model._is_init = True  # mmengine would initialize it again
+        # Not a submodule: what walks over modules, parameters or state must not meet the teacher.
+        object.__setattr__(self, 'teacher', Teacher(teacher, model.data_preprocessor))
+        self.terms = nn.ModuleDict({name: self._build_term(name, cfg) for name, cfg in terms.items()})
+        self._student_taps = self._taps('student_tap')
+        self._teacher_taps = self._taps('teacher_tap')
+        self._unseen_flags: Optional[Tuple[List[str], Tensor]] = None
+
+    def _build_term(self, name: str, cfg: dict) -> DistillTerm:
+        options = dict(student_tap='embedding', teacher_tap='embedding', projector=None, loss=None)
+        for option in cfg:
+            if option not in options:
+                raise ValueError(unknown_option(f'terms.{name}', 'a term', option, options))
+        options.update(cfg)
+        if options['loss'] is None:
+            raise ValueError(f"terms.{name}: a term needs a 'loss', for example dict(type='RSDLoss').")
+        student_tap = resolve_tap(self.student, options.pop('student_tap'), 'student')
+        teacher_tap = self.teacher.tap(options.pop('teacher_tap'))
+        if 'logits' in (student_tap.name, teacher_tap.name):
+            classes = num_classes(self.student), num_classes(self.teacher.model)
+            if classes[0] != classes[1]:
+                raise ValueError(
+                    f'terms.{name}: a term on logits compares class with class, but the student has '
+                    f'{classes[0]} classes and the teacher {classes[1]}. Compare embeddings instead, or take '
+                    'a teacher of the same classes.'
+                )
+        return DistillTerm(name, student_tap, teacher_tap, **options)
+
+    def _taps(self, side: str) -> List[Tap]:
+        return list(dict.fromkeys(getattr(term, side) for term in self.terms.values()))
+
+    def forward(
+        self, inputs: Tensor, data_samples: Optional[list] = None, mode: str = 'tensor', **kwargs: Any
+    ) -> Union[Dict[str, Tensor], list, Tensor, Tuple[Tensor, ...]]:
+        """The distillation for ``mode='loss'``, and the student itself for any other.
+
+        Args:
+            inputs (Tensor): Images from the data preprocessor, ``(B, C, H, W)``.
+            data_samples (list, optional): Their annotations.
+            mode (str): ``loss``, ``predict`` or ``tensor``.
+
+        Returns:
+            For ``loss`` a dict of the student's losses, each term's weighted value
+            under its name, and each term's parts, which are logged and not added
+            to the total. Otherwise what the student returns.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples, **kwargs)
+        return self.student(inputs, data_samples, mode=mode, **kwargs)
+
+    def loss(self, inputs: Tensor, data_samples: Optional[list] = None, **kwargs: Any) -> Dict[str, Tensor]:
+        """The losses of a batch; see :meth:`forward`.
+
+        Raises:
+            ValueError: If a representation holds NaN or inf; the message names
+                the side. On an accelerator the check would stall the device, so
+                it is made at the next step.
+        """
+        with Recorder(self.student, self._student_taps, 'student') as record:
+            losses: Dict[str, Tensor] = self.student(inputs, data_samples, mode='loss', **kwargs)
+        taught = self.teacher(inputs, self._teacher_taps)
+        self._check_finite(
+            {
+                **{f"student's {tap}": record[tap] for tap in self._student_taps},
+                **{f"teacher's {tap}": taught[tap] for tap in self._teacher_taps},
+            }
+        )
+        for term in self.terms.values():
+            values = term(record[term.student_tap], taught[term.teacher_tap])
+            taken = values.keys() & losses.keys()
+            if taken:
+                raise ValueError(f'{sorted(taken)[0]!r} is the name of two losses; rename the term {term.name!r}.')
+            losses.update(values)
+        return losses
+
+    def _check_finite(self, features: Dict[str, Tensor]) -> None:
+        flags = torch.stack([torch.isfinite(feature.detach()).all() for feature in features.values()])
+        current = list(features), flags
+        if flags.device.type != 'cpu':
+            # Reading them now would wait for the device; by the next step they are there.
+            current, self._unseen_flags = self._unseen_flags, current
+        if current is None:
+            return
+        for name, finite in zip(current[0], current[1].tolist()):
+            if not finite:
+                raise ValueError(
+                    f"The {name} holds NaN or inf. If it is the student's, lower the learning rate or the "
+                    "loss weight, or train in higher precision; if it is the teacher's, check its weights and "
+                    'its input normalization.'
+                )
+
+    def extract_feat(self, *args: Any, **kwargs: Any) -> Any:
+        """The student's ``extract_feat``."""
+        return self.student.extract_feat(*args, **kwargs)
+
+    def get_layer_depth(self, param_name: str) -> Tuple[int, int]:
+        """The student's depth of a parameter, for layer-wise learning rates; terms count as its last layer."""
+        prefix = 'student.'
+        if param_name.startswith(prefix):
+            return self.student.get_layer_depth(param_name[len(prefix) :])
+        _, layers = self.student.get_layer_depth('head.')
+        return layers - 1, layers

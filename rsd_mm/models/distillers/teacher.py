@@ -1,0 +1,189 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""The teacher: images in, detached representations out."""
+
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from rsd_mm.utils.checkpoint import load_strictly
+from rsd_mm.utils.config import ModelReference, build_model, resolve_model
+
+from .taps import Recorder, Tap, resolve_tap
+
+
+class InputBridge(nn.Module):
+    """Turns the student's normalized images into those that the teacher expects.
+
+    Normalization is undone and redone in one affine step per channel,
+    ``x * std_s / std_t + (mean_s - mean_t) / std_t``. Mixup and CutMix are
+    averages and exchanges of pixels, with which an affine step commutes: the
+    teacher sees the very images that the student sees. With equal normalization
+    and size, images pass as they are, without a copy.
+
+    Args:
+        student (nn.Module): The student's data preprocessor.
+        teacher (nn.Module): The teacher's data preprocessor.
+        size (Tuple[int, int], optional): Height and width that the teacher
+            expects, if they differ from the student's. Defaults to None.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, size: Optional[Tuple[int, int]] = None) -> None:
+        super().__init__()
+        (mean_s, std_s, rgb_s), (mean_t, std_t, rgb_t) = _normalization(student), _normalization(teacher)
+        self.flip = rgb_s != rgb_t
+        if self.flip:  # into the teacher's order of channels
+            mean_s, std_s = mean_s.flip(0), std_s.flip(0)
+        scale, shift = torch.broadcast_tensors(std_s / std_t, (mean_s - mean_t) / std_t)
+        # Part of the config rather than of what is learned: not in the state dict.
+        self.register_buffer('scale', scale.float().clone(), persistent=False)
+        self.register_buffer('shift', shift.float().clone(), persistent=False)
+        self.renormalize = not (torch.equal(mean_s, mean_t) and torch.equal(std_s, std_t))
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images ``(B, C, H, W)`` as the student sees them to ``(B, C, H', W')`` for the teacher."""
+        if self.flip and images.shape[1] == 3:
+            images = images.flip(1)
+        if self.renormalize:
+            images = torch.addcmul(self.shift.to(images.dtype), images, self.scale.to(images.dtype))
+        if self.size is not None and tuple(images.shape[-2:]) != self.size:
+            images = F.interpolate(images, size=self.size, mode='bicubic', antialias=True)
+        return images
+
+    def extra_repr(self) -> str:
+        return f'renormalize={self.renormalize}, flip={self.flip}, size={self.size}'
+
+
+def _normalization(preprocessor: nn.Module) -> Tuple[Tensor, Tensor, bool]:
+    """Mean and std, ``(C, 1, 1)`` in float64 in the order of the model's channels, and whether that is RGB."""
+    mean, std = torch.zeros(1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64)
+    if getattr(preprocessor, '_enable_normalize', False):
+        mean, std = preprocessor.mean.double().cpu(), preprocessor.std.double().cpu()
+    # ClsDataPreprocessor says to_rgb, mmengine's ImgDataPreprocessor whether it exchanges channels.
+    rgb = getattr(preprocessor, 'to_rgb', getattr(preprocessor, '_channel_conversion', False))
+    return mean, std, bool(rgb)
+
+
+class Teacher(nn.Module):
+    """A frozen, pretrained network that only looks.
+
+    It is always in eval mode, whatever ``train()`` is called with (drop path and
+    dropout included), has no gradients, and follows the device of the images
+    that it is given, so it need not be moved along with the student.
+
+    A distiller holds it as a plain attribute rather than as a submodule: what
+    walks over a model's modules, parameters or state (optimizer, DDP, checkpoints,
+    EMA, mmengine's initial broadcast) does not meet it. Copies of a distiller
+    share it, since it never changes.
+
+    Args:
+        model (dict): The model: inline, or ``dict(cfg_path=..., pretrained=True,
+            checkpoint=...)``, see :func:`~rsd_mm.utils.resolve_model`. Also taken
+            here: ``allow_random_weights`` (default False), to run without
+            weights, for a test; ``input_size`` (default None), the side or
+            (height, width) that images are resized to for it.
+        student_preprocessor (nn.Module): The student's data preprocessor, whose
+            normalization is bridged. A teacher whose config has none is taken to
+            be normalized like the student.
+
+    Raises:
+        CheckpointError: If the checkpoint can't be read, or does not fit in every
+            key and shape.
+        ValueError: If it has no weights and does not say that it needs none, or
+            if an option is wrong.
+    """
+
+    def __init__(self, model: Dict[str, Any], student_preprocessor: nn.Module) -> None:
+        super().__init__()
+        cfg = dict(model)
+        random_weights = cfg.pop('allow_random_weights', False)
+        size = _pair(cfg.pop('input_size', None))
+        reference = resolve_model(cfg, 'teacher')
+        reference.model.pop('train_cfg', None)  # batch augmentations, which it gets from the student
+        own_preprocessor = reference.model.get('data_preprocessor') is not None
+        checkpoint = reference.checkpoint or _take_checkpoint(reference.model)
+        has_weights = checkpoint is not None or reference.model.get('pretrained') is True
+        if not has_weights and not random_weights:
+            raise ValueError(
+                f'teacher: {reference.origin} has no weights, and a random teacher teaches nothing. Set '
+                "'checkpoint' to a path or URL, or pretrained=True with a cfg_path of MMPretrain, or, for a "
+                'test run, allow_random_weights=True.'
+            )
+        self.model = _build(reference)
+        if checkpoint is not None:
+            load_strictly(self.model, checkpoint, 'teacher')
+        self.model.requires_grad_(False)
+        self.train(False)
+        preprocessor = getattr(self.model, 'data_preprocessor', None)
+        if not own_preprocessor or preprocessor is None:
+            preprocessor = student_preprocessor
+        self.bridge = InputBridge(student_preprocessor, preprocessor, size)
+        #: Where it and its weights come from, for logs and messages.
+        self.origin = reference.origin
+        self.checkpoint = checkpoint
+        weights = checkpoint or ("its package's" if has_weights else 'RANDOM, as allow_random_weights=True says')
+        print_log(
+            f'Teacher: {self.origin}; weights: {weights}; normalization: '
+            f'{"its own" if own_preprocessor else "the same as the student"}; input bridge: {self.bridge.extra_repr()}',
+            logger='current',
+        )
+
+    def tap(self, spec: Union[str, dict]) -> Tap:
+        """Find the place in the teacher that a tap of a config names."""
+        return resolve_tap(self.model, spec, 'teacher')
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, taps: Sequence[Tap]) -> Dict[Tap, Tensor]:
+        """Read representations of a batch, in one forward.
+
+        Args:
+            images (Tensor): ``(B, C, H, W)``, as the student sees them.
+            taps (Sequence[Tap]): What to read, from :meth:`tap`.
+
+        Returns:
+            Dict[Tap, Tensor]: What was read, without gradient.
+        """
+        if self.bridge.scale.device != images.device:
+            self.to(images.device)
+        with Recorder(self.model, taps, 'teacher') as record:
+            self.model(self.bridge(images))
+        return {tap: record[tap].detach() for tap in taps}
+
+    def train(self, mode: bool = True) -> 'Teacher':
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def __deepcopy__(self, memo: dict) -> 'Teacher':
+        return self
+
+
+def _build(reference: ModelReference) -> nn.Module:
+    model = build_model(reference, 'teacher')
+    if not isinstance(model, nn.Module):
+        raise ValueError(f'teacher: {reference.origin} builds a {type(model).__name__}, not a model.')
+    return model
+
+
+def _take_checkpoint(model: Dict[str, Any]) -> Optional[str]:
+    """Weights given in MMPretrain's ways, taken out so that they are loaded strictly instead."""
+    if isinstance(model.get('pretrained'), str):
+        return model.pop('pretrained')
+    init_cfg = model.get('init_cfg')
+    if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained' and 'prefix' not in init_cfg:
+        return model.pop('init_cfg')['checkpoint']
+    return None
+
+
+def _pair(size: Any) -> Optional[Tuple[int, int]]:
+    if size is None:
+        return None
+    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise ValueError(f'teacher: input_size is a positive integer or (height, width), received {size!r}.')
+    return pair

@@ -1,0 +1,212 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""Reading checkpoints: safely, strictly, and with errors that say what the file is."""
+
+import io
+import os
+import pickle
+import re
+from typing import Any, Dict, List, Mapping, Tuple
+from urllib.parse import urlparse
+
+import mmengine.dist as dist
+import numpy as np
+import torch
+from mmengine.fileio import get as read_bytes
+from mmengine.logging import HistoryBuffer, print_log
+from torch import Tensor, nn
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be read, or does not fit the model it is meant for."""
+
+
+def allow_mmengine_objects() -> None:
+    """Let torch's safe loading read the checkpoints that mmengine writes.
+
+    mmengine saves its log as ``HistoryBuffer`` objects of numpy arrays. From
+    torch 2.6 on ``torch.load`` refuses classes that it does not know, and with
+    them a run's own checkpoint: resuming fails. These are plain containers of
+    numbers; allowing them runs no code from the file.
+    """
+    if not hasattr(torch.serialization, 'add_safe_globals'):
+        return  # torch < 2.4, whose torch.load does not restrict by default
+    multiarray = getattr(np, '_core', None) or np.core
+    dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            np.ndarray,
+            np.dtype,
+            multiarray.multiarray._reconstruct,
+            multiarray.multiarray.scalar,
+            *dtypes,
+        ]
+    )
+
+
+def read_checkpoint(source: str) -> Dict[str, Any]:
+    """Read a checkpoint file without running any code in it.
+
+    Args:
+        source (str): A local path, an http(s) URL (downloaded once into torch's
+            cache, by the first process of each machine), or any path that
+            ``mmengine.fileio`` reads.
+
+    Returns:
+        Dict: What the file holds, on the CPU.
+
+    Raises:
+        CheckpointError: If it is missing, empty, a web page, truncated, or holds
+            objects that only running code could restore.
+    """
+    source = os.fspath(source)
+    path = source
+    if urlparse(source).scheme in ('http', 'https'):
+        path = _download(source)
+    if '://' in path:
+        data = read_bytes(path)
+        return _parse(io.BytesIO(data), data[:512], source)
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        raise CheckpointError(
+            f'Checkpoint {source!r} is not a file (looked in {os.path.abspath(path)!r}). '
+            'Give the path of an existing file or a URL.'
+        )
+    with open(path, 'rb') as file:
+        head = file.read(512)
+        file.seek(0)
+        return _parse(file, head, source)
+
+
+def _parse(file: Any, head: bytes, source: str) -> Dict[str, Any]:
+    if not head:
+        raise CheckpointError(f'Checkpoint {source!r} is empty (0 bytes). Get or save it again.')
+    if head.lstrip()[:1] == b'<':
+        start = head.lstrip()[:40].decode(errors='replace')
+        raise CheckpointError(
+            f'Checkpoint {source!r} is a web page, not a checkpoint: it begins with {start!r}. The '
+            'download answered with a log-in or error page; get the file itself.'
+        )
+    try:
+        checkpoint = torch.load(file, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        if 'Unsupported global' in str(error) or 'weights_only' in str(error).partition('\n')[0]:
+            found = re.search(r'GLOBAL (\S+)', str(error))
+            what = f' ({found.group(1)})' if found else ''
+            raise CheckpointError(
+                f'Checkpoint {source!r} holds Python objects{what} that only running code from the '
+                'file could restore, so it is refused. Give a file of tensors: if you trust this one, '
+                "load it where it was made and save its state dict with torch.save(model.state_dict(), 'FILE')."
+            ) from None
+        raise CheckpointError(_unreadable(source, error)) from None
+    except Exception as error:  # RuntimeError, EOFError, OSError...: as many as there are ways to be broken
+        raise CheckpointError(_unreadable(source, error)) from None
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f'Checkpoint {source!r} holds a {type(checkpoint).__name__}, not the dict of a checkpoint '
+            'or a state dict.'
+        )
+    return checkpoint
+
+
+def _unreadable(source: str, error: Exception) -> str:
+    reason = str(error).partition('\n')[0] or type(error).__name__
+    return (
+        f'Checkpoint {source!r} is truncated or not a PyTorch checkpoint ({reason}). '
+        'Get or save it again.'
+    )
+
+
+def _download(url: str) -> str:
+    name = os.path.basename(urlparse(url).path)
+    path = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
+    error = None
+    if int(os.environ.get('LOCAL_RANK', 0)) == 0 and not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        print_log(f'Downloading {url} to {path}', logger='current')
+        try:
+            torch.hub.download_url_to_file(url, path, progress=dist.is_main_process())
+        except Exception as exception:  # the other ranks wait at the barrier: reach it first
+            error = exception
+    dist.barrier()
+    if not os.path.exists(path):
+        raise CheckpointError(
+            f'Checkpoint {url!r} could not be downloaded ({error or "see the first process"}). Without '
+            f'internet, put the file at {path!r}, or set `checkpoint` to where it is.'
+        )
+    return path
+
+
+def state_dict_of(checkpoint: Mapping[str, Any], source: str) -> Dict[str, Tensor]:
+    """The weights in a checkpoint, keyed as the model's own.
+
+    Understands a bare state dict, one under ``state_dict`` or ``model``, keys
+    with DDP's ``module.``, and checkpoints of a distillation, of which it
+    returns the student.
+
+    Raises:
+        CheckpointError: If there are none.
+    """
+    state: Any = checkpoint
+    for key in ('state_dict', 'model'):
+        if isinstance(checkpoint.get(key), Mapping):
+            state = checkpoint[key]
+            break
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        keys = ', '.join(map(repr, list(state)[:8])) or 'nothing'
+        raise CheckpointError(
+            f'Checkpoint {source!r} holds no state dict: found {keys}. Expected tensors by name, bare '
+            "or under 'state_dict' or 'model'."
+        )
+    if all(key.startswith('module.') for key in state):
+        state = {key[len('module.') :]: value for key, value in state.items()}
+    if any(key.startswith('student.') for key in state):
+        state = {key[len('student.') :]: value for key, value in state.items() if key.startswith('student.')}
+    return dict(state)
+
+
+def load_strictly(model: nn.Module, source: str, name: str = 'model') -> None:
+    """Load a checkpoint into a model; every key and shape has to fit.
+
+    Args:
+        model (nn.Module): The model, changed in place.
+        source (str): See :func:`read_checkpoint`.
+        name (str): What the error calls the model, for example ``teacher``.
+
+    Raises:
+        CheckpointError: If the file can't be read, or if a key is missing,
+            unexpected or of another shape; those are listed.
+    """
+    state = state_dict_of(read_checkpoint(source), source)
+    problems: List[Tuple[str, List[str]]] = []
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # wrong shapes, which torch raises even when not strict
+        shapes = re.findall(
+            r'size mismatch for (.+?): copying a param with shape (.+?) from checkpoint, '
+            r'the shape in current model is (.+?)\.(?:\n|$)',
+            str(error),
+        )
+        if not shapes:
+            raise CheckpointError(f'Checkpoint {source!r} does not fit the {name}: {error}') from None
+        own = model.state_dict().keys()
+        missing, unexpected = sorted(own - state.keys()), sorted(state.keys() - own)
+        listed = [f'{key} ({_plain(there)} in the file, {_plain(here)} in the {name})' for key, there, here in shapes]
+        problems.append(('of another shape', listed))
+    problems += [('missing', list(missing)), ('unexpected', list(unexpected))]
+    problems = [(kind, keys) for kind, keys in problems if keys]
+    if problems:
+        lines = [f'  {len(keys)} {kind}: {_shorten(keys)}' for kind, keys in problems]
+        raise CheckpointError(
+            f'Checkpoint {source!r} does not fit the {name} ({type(model).__name__}):\n' + '\n'.join(lines) + '\n'
+            f'Give the checkpoint of this very architecture and class count, or change the {name} to match it.'
+        )
+
+
+def _plain(size: str) -> str:
+    return size.replace('torch.Size([', '(').replace('])', ')')
+
+
+def _shorten(keys: List[str], most: int = 10) -> str:
+    rest = f', ... and {len(keys) - most} more' if len(keys) > most else ''
+    return ', '.join(keys[:most]) + rest
