@@ -41,8 +41,7 @@ DEPENDENCIES = (
 )
 
 _WHOLE_STACK = (
-    'The tested set of all of them: pip install -e ".[mm]" -c requirements/constraints.txt '
-    '(from a clone of rsd_mm).'
+    'The tested set of all of them: pip install -e ".[mm]" -c requirements/constraints.txt (from a clone of rsd_mm).'
 )
 
 
@@ -58,8 +57,7 @@ def check_dependency(dependency: Dependency) -> None:
                 f'{error.name!r}. To install that: pip install {error.name}. {_WHOLE_STACK}'
             ) from error
         raise ImportError(
-            f'rsd_mm needs {name} {supported}, which is not installed. '
-            f'To install it: {dependency.cure}. {_WHOLE_STACK}'
+            f'rsd_mm needs {name} {supported}, which is not installed. To install it: {dependency.cure}. {_WHOLE_STACK}'
         ) from error
     except Exception as error:  # a broken binary raises RuntimeError, AssertionError, OSError...
         raise ImportError(f'rsd_mm needs {name}, whose import fails: {error}. {_advice(name, error)}') from error

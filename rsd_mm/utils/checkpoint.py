@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from mmengine.fileio import get as read_bytes
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 
@@ -23,25 +24,39 @@ class CheckpointError(ValueError):
 def allow_mmengine_objects() -> None:
     """Let torch's safe loading read the checkpoints that mmengine writes.
 
-    mmengine saves its log as ``HistoryBuffer`` objects of numpy arrays. From
-    torch 2.6 on ``torch.load`` refuses classes that it does not know, and with
-    them a run's own checkpoint: resuming fails. These are plain containers of
-    numbers; allowing them runs no code from the file.
+    mmengine saves its log as ``HistoryBuffer`` objects: numpy arrays, and a
+    reference to each of the class's own methods (``mean``, ``min``, ...), which
+    pickle writes as a call of ``getattr``. From torch 2.6 on ``torch.load``
+    refuses these by default, and with them a run's own checkpoint: resuming
+    fails. Arrays and buffers are containers of numbers, and in place of
+    ``getattr``, with which a file could reach anything, it gets a function that
+    gives those methods only.
     """
-    if not hasattr(torch.serialization, 'add_safe_globals'):
-        return  # torch < 2.4, whose torch.load does not restrict by default
+    if digit_version(torch.__version__) < digit_version('2.6.0'):
+        return  # torch.load does not restrict by default, and can't be given names
     multiarray = getattr(np, '_core', None) or np.core
-    dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
+    numpy_parts = [
+        (getattr(multiarray.multiarray, name), f'numpy.{core}.multiarray.{name}')
+        for name in ('_reconstruct', 'scalar')
+        for core in ('core', '_core')  # its name under numpy 1 and 2
+    ]
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
             np.ndarray,
             np.dtype,
-            multiarray.multiarray._reconstruct,
-            multiarray.multiarray.scalar,
-            *dtypes,
+            *{type(np.dtype(code)) for code in '?bhilqBHILQefd'},
+            *numpy_parts,
+            (_history_statistic, 'builtins.getattr'),
         ]
     )
+
+
+def _history_statistic(owner: Any, name: str) -> Any:
+    """``getattr`` for nothing but the statistics of ``HistoryBuffer``."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner!r}, {name!r})')
+    return getattr(HistoryBuffer, name)
 
 
 def read_checkpoint(source: str) -> Dict[str, Any]:
@@ -103,18 +118,14 @@ def _parse(file: Any, head: bytes, source: str) -> Dict[str, Any]:
         raise CheckpointError(_unreadable(source, error)) from None
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
-            f'Checkpoint {source!r} holds a {type(checkpoint).__name__}, not the dict of a checkpoint '
-            'or a state dict.'
+            f'Checkpoint {source!r} holds a {type(checkpoint).__name__}, not the dict of a checkpoint or a state dict.'
         )
     return checkpoint
 
 
 def _unreadable(source: str, error: Exception) -> str:
     reason = str(error).partition('\n')[0] or type(error).__name__
-    return (
-        f'Checkpoint {source!r} is truncated or not a PyTorch checkpoint ({reason}). '
-        'Get or save it again.'
-    )
+    return f'Checkpoint {source!r} is truncated or not a PyTorch checkpoint ({reason}). Get or save it again.'
 
 
 def _download(url: str) -> str:

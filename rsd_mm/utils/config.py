@@ -6,7 +6,7 @@ import difflib
 import importlib.util
 import inspect
 import os
-from typing import Any, Dict, Iterable, NamedTuple, Optional
+from typing import Any, Dict, Iterable, NamedTuple, Optional, Union
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
@@ -124,8 +124,7 @@ def _load_config(path: str, published: bool, role: str) -> Config:
         ) from error
     if published and cfg.get('model_path') is None:
         raise ValueError(
-            f"{role}: pretrained=True, but {package}'s model index has no {name!r}. Give 'checkpoint', "
-            'a path or a URL.'
+            f"{role}: pretrained=True, but {package}'s model index has no {name!r}. Give 'checkpoint', a path or a URL."
         )
     return cfg
 
@@ -145,21 +144,23 @@ def _suggest(name: str, package: str) -> str:
 def build_model(reference: ModelReference, role: str) -> nn.Module:
     """Build the model of a reference; an unknown option is an error that names the known ones."""
     try:
-        return MODELS.build(copy.deepcopy(reference.model))
+        model: Any = MODELS.build(copy.deepcopy(reference.model))
     except TypeError as error:
         raise ValueError(
             f'{role}: {reference.origin} cannot be built: {error}. Besides '
             f'{", ".join(REFERENCE_OPTIONS)}, the options of this dict are those of the model.'
         ) from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f'{role}: {reference.origin} builds a {type(model).__name__}, not a model.')
+    return model
 
 
-def build_part(cfg: dict, where: str, default_type: Optional[str] = None, **inferred: Any) -> nn.Module:
+def build_part(cfg: Union[dict, nn.Module], where: str, **inferred: Any) -> nn.Module:
     """Build a loss or a projector from its config.
 
     Args:
         cfg (dict): The config; a module that is built already is returned as it is.
         where (str): Where it stands in the config, for messages.
-        default_type (str, optional): Its type if ``cfg`` names none.
         **inferred: Values for those options that ``cfg`` leaves out.
 
     Raises:
@@ -167,8 +168,8 @@ def build_part(cfg: dict, where: str, default_type: Optional[str] = None, **infe
     """
     if isinstance(cfg, nn.Module):
         return cfg
-    cfg = {**({'type': default_type} if default_type else {}), **inferred, **dict(cfg)}
-    kind = cfg.pop('type')
+    cfg = {**inferred, **cfg}
+    kind = cfg.pop('type', None)
     cls = kind if inspect.isclass(kind) else MODELS.get(kind)
     if cls is None:
         raise ValueError(
@@ -176,18 +177,18 @@ def build_part(cfg: dict, where: str, default_type: Optional[str] = None, **infe
             'custom_imports in the config.'
         )
     check_options(cls, cfg, where)
-    return cls(**cfg)
+    part: nn.Module = cls(**cfg)
+    return part
 
 
 def check_options(cls: type, options: Iterable[str], where: str) -> None:
     """Refuse options that a class does not take, naming those that it does."""
-    parameters = inspect.signature(cls.__init__).parameters
+    parameters = inspect.signature(cls).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    known = [name for name in parameters if name != 'self']
     for option in options:
-        if option not in known:
-            raise ValueError(unknown_option(where, cls.__name__, option, known))
+        if option not in parameters:
+            raise ValueError(unknown_option(where, cls.__name__, option, parameters))
 
 
 def unknown_option(where: str, name: str, option: str, known: Iterable[str]) -> str:
@@ -202,3 +203,18 @@ def _summary(cfg: Any) -> str:
     if not isinstance(cfg, dict):
         return repr(cfg)
     return f'a dict with the keys {", ".join(map(repr, cfg)) or "(none)"}'
+
+
+def student_config(cfg: Config) -> Dict[str, Any]:
+    """The model that a run's config is about: the student of a distiller, or the model itself.
+
+    Args:
+        cfg (Config): The whole config of a run.
+
+    Returns:
+        dict: The config of a plain model, with its data preprocessor.
+    """
+    preprocessor = cfg.model.get('data_preprocessor', cfg.get('data_preprocessor'))
+    if 'student' not in cfg.model:
+        return cfg.model
+    return resolve_model(cfg.model.student, 'student', preprocessor).model

@@ -2,7 +2,7 @@
 """The generic distiller: a student, a teacher, and named terms between them."""
 
 import inspect
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 
 import torch
 from mmengine.model import BaseModel, BaseModule
@@ -56,7 +56,7 @@ class DistillTerm(BaseModule):
         if projector is not None:
             inferred = dict(zip(('in_channels', 'out_channels'), widths))
             self._check_widths(projector, inferred)
-            known = {option: width for option, width in inferred.items() if width is not None}
+            known: Dict[str, Any] = {option: width for option, width in inferred.items() if width is not None}
             self.projector = build_part(projector, f'{name}.projector', **known)
         elif None not in widths and widths[0] != widths[1]:
             raise ValueError(
@@ -162,7 +162,7 @@ class Distiller(BaseModel):
         self._unseen_flags: Optional[Tuple[List[str], Tensor]] = None
 
     def _build_term(self, name: str, cfg: dict) -> DistillTerm:
-        options = dict(student_tap='embedding', teacher_tap='embedding', projector=None, loss=None)
+        options: Dict[str, Any] = dict(student_tap='embedding', teacher_tap='embedding', projector=None, loss=None)
         for option in cfg:
             if option not in options:
                 raise ValueError(unknown_option(f'terms.{name}', 'a term', option, options))
@@ -181,8 +181,11 @@ class Distiller(BaseModel):
                 )
         return DistillTerm(name, student_tap, teacher_tap, **options)
 
+    def _terms(self) -> Iterable[DistillTerm]:
+        return self.terms.values()  # type: ignore[return-value]
+
     def _taps(self, side: str) -> List[Tap]:
-        return list(dict.fromkeys(getattr(term, side) for term in self.terms.values()))
+        return list(dict.fromkeys(getattr(term, side) for term in self._terms()))
 
     def forward(
         self, inputs: Tensor, data_samples: Optional[list] = None, mode: str = 'tensor', **kwargs: Any
@@ -220,7 +223,7 @@ class Distiller(BaseModel):
                 **{f"teacher's {tap}": taught[tap] for tap in self._teacher_taps},
             }
         )
-        for term in self.terms.values():
+        for term in self._terms():
             values = term(record[term.student_tap], taught[term.teacher_tap])
             taken = values.keys() & losses.keys()
             if taken:
@@ -231,12 +234,13 @@ class Distiller(BaseModel):
     def _check_finite(self, features: Dict[str, Tensor]) -> None:
         flags = torch.stack([torch.isfinite(feature.detach()).all() for feature in features.values()])
         current = list(features), flags
+        due: Optional[Tuple[List[str], Tensor]] = current
         if flags.device.type != 'cpu':
             # Reading them now would wait for the device; by the next step they are there.
-            current, self._unseen_flags = self._unseen_flags, current
-        if current is None:
+            due, self._unseen_flags = self._unseen_flags, current
+        if due is None:
             return
-        for name, finite in zip(current[0], current[1].tolist()):
+        for name, finite in zip(due[0], due[1].tolist()):
             if not finite:
                 raise ValueError(
                     f"The {name} holds NaN or inf. If it is the student's, lower the learning rate or the "

@@ -120,10 +120,14 @@ def num_classes(model: nn.Module) -> Optional[int]:
 
 
 def _channels(module: nn.Module, inputs: bool) -> Optional[int]:
-    for name in ('in_features', 'in_channels', 'num_features') if inputs else (
-        'out_features',
-        'out_channels',
-        'num_features',
+    for name in (
+        ('in_features', 'in_channels', 'num_features')
+        if inputs
+        else (
+            'out_features',
+            'out_channels',
+            'num_features',
+        )
     ):
         value = getattr(module, name, None)
         if isinstance(value, int):

@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from rsd_mm.utils.checkpoint import load_strictly
-from rsd_mm.utils.config import ModelReference, build_model, resolve_model
+from rsd_mm.utils.config import build_model, resolve_model
 
 from .taps import Recorder, Tap, resolve_tap
 
@@ -39,10 +39,9 @@ class InputBridge(nn.Module):
         self.flip = rgb_s != rgb_t
         if self.flip:  # into the teacher's order of channels
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
-        scale, shift = torch.broadcast_tensors(std_s / std_t, (mean_s - mean_t) / std_t)
         # Part of the config rather than of what is learned: not in the state dict.
-        self.register_buffer('scale', scale.float().clone(), persistent=False)
-        self.register_buffer('shift', shift.float().clone(), persistent=False)
+        self.register_buffer('scale', (std_s / std_t).float(), persistent=False)
+        self.register_buffer('shift', ((mean_s - mean_t) / std_t).float(), persistent=False)
         self.renormalize = not (torch.equal(mean_s, mean_t) and torch.equal(std_s, std_t))
         self.size = size
 
@@ -60,7 +59,7 @@ class InputBridge(nn.Module):
         return f'renormalize={self.renormalize}, flip={self.flip}, size={self.size}'
 
 
-def _normalization(preprocessor: nn.Module) -> Tuple[Tensor, Tensor, bool]:
+def _normalization(preprocessor: Any) -> Tuple[Tensor, Tensor, bool]:
     """Mean and std, ``(C, 1, 1)`` in float64 in the order of the model's channels, and whether that is RGB."""
     mean, std = torch.zeros(1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64)
     if getattr(preprocessor, '_enable_normalize', False):
@@ -115,7 +114,7 @@ class Teacher(nn.Module):
                 "'checkpoint' to a path or URL, or pretrained=True with a cfg_path of MMPretrain, or, for a "
                 'test run, allow_random_weights=True.'
             )
-        self.model = _build(reference)
+        self.model = build_model(reference, 'teacher')
         if checkpoint is not None:
             load_strictly(self.model, checkpoint, 'teacher')
         self.model.requires_grad_(False)
@@ -161,13 +160,6 @@ class Teacher(nn.Module):
 
     def __deepcopy__(self, memo: dict) -> 'Teacher':
         return self
-
-
-def _build(reference: ModelReference) -> nn.Module:
-    model = build_model(reference, 'teacher')
-    if not isinstance(model, nn.Module):
-        raise ValueError(f'teacher: {reference.origin} builds a {type(model).__name__}, not a model.')
-    return model
 
 
 def _take_checkpoint(model: Dict[str, Any]) -> Optional[str]:

@@ -83,8 +83,7 @@ class RSDProjector(BaseModule):
         x = inputs[-1] if isinstance(inputs, (tuple, list)) else inputs
         if x.ndim != 2 or x.shape[1] != self.in_channels:
             raise ValueError(
-                f'RSDProjector: expected an embedding of shape (B, {self.in_channels}), received '
-                f'{tuple(x.shape)}.'
+                f'RSDProjector: expected an embedding of shape (B, {self.in_channels}), received {tuple(x.shape)}.'
             )
         if self.training and len(x) < 2:
             raise ValueError(

@@ -1,0 +1,99 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""What the tools share: the arguments that OpenMMLab users know, and how a run is set up."""
+
+import argparse
+import os
+import os.path as osp
+
+import torch
+import torch.distributed as torch_dist
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing have in common."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/NAME_OF_THE_CONFIG)')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision; needs an accelerator')
+    parser.add_argument('--no-pin-memory', action='store_true', help='turn pin_memory off in the data loaders')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='change the config: KEY=VALUE ..., for example model.loss.kappa=0.02 or '
+        "train_dataloader.batch_size=32; lists as KEY='[a,b]'",
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='how the processes were started'
+    )
+    # Some launchers pass it; torchrun sets the environment instead.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that the arguments name, and set what applies to every tool.
+
+    Raises:
+        SystemExit: If the file does not exist, or ``--amp`` is asked for without
+            an accelerator.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not osp.isfile(args.config):
+        raise SystemExit(f'{args.config!r} is not a config file (looked in {osp.abspath(args.config)!r}).')
+    if args.amp and get_device() == 'cpu':
+        raise SystemExit('--amp: automatic mixed precision needs an accelerator, and none is visible. Leave it out.')
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    name = osp.splitext(osp.basename(args.config))[0]
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
+    return cfg
+
+
+def set_dataloader_defaults(cfg: Config, args: argparse.Namespace, *fields: str, **defaults: object) -> None:
+    """Fill in what the data loaders leave open, as MMPretrain's tools do."""
+    for field in fields:
+        if cfg.get(field) is None:
+            continue
+        loader = ConfigDict(pin_memory=get_device() != 'cpu', collate_fn=dict(type='default_collate'), **defaults)
+        loader.update(cfg[field])
+        if args.no_pin_memory:
+            loader.pin_memory = False
+        if not loader.get('num_workers'):
+            loader.persistent_workers = False
+        cfg[field] = loader
+
+
+def init_distributed(cfg: Config) -> None:
+    """Prepare a run of several processes where mmengine needs help.
+
+    mmengine selects a CUDA device for every process. Without an accelerator it
+    would fail, so the process group is created here, with gloo.
+
+    Raises:
+        SystemExit: If more processes were started than there are GPUs, or if
+            there is no accelerator and the launcher is not torchrun.
+    """
+    if cfg.launcher == 'none':
+        return
+    if get_device() != 'cpu':
+        local_rank, gpus = int(os.environ['LOCAL_RANK']), torch.cuda.device_count()
+        if cfg.launcher == 'pytorch' and torch.cuda.is_available() and local_rank >= gpus:
+            processes = os.environ.get('LOCAL_WORLD_SIZE', local_rank + 1)
+            raise SystemExit(
+                f'{processes} processes were started on this machine, but {gpus} GPUs are visible. Start one a GPU.'
+            )
+        return
+    if cfg.launcher != 'pytorch':
+        raise SystemExit(
+            f'--launcher {cfg.launcher} needs an accelerator, and none is visible. On CPUs, use '
+            'tools/dist_train.sh or tools/dist_test.sh.'
+        )
+    torch_dist.init_process_group('gloo')
+    if cfg.get('model_wrapper_cfg') is None:
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )

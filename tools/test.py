@@ -1,0 +1,75 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""Test a student: ``python tools/test.py CONFIG CHECKPOINT``.
+
+The config may be a distillation; its student alone is built, so no teacher is
+needed. The checkpoint may be of the distillation or of the plain student.
+"""
+
+import argparse
+
+import mmengine
+from mmengine.config import Config
+from mmengine.evaluator import DumpResults
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from rsd_mm.utils.checkpoint import load_strictly
+from rsd_mm.utils.config import student_config
+from rsd_mm.utils.launch import add_run_arguments, init_distributed, load_config, set_dataloader_defaults
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Test a student')
+    add_run_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint of a distillation or of the plain student')
+    parser.add_argument('--out', help='write results to this file (.pkl, .json or .yml)')
+    parser.add_argument('--out-item', choices=['metrics', 'pred'], help='what --out writes (default: the predictions)')
+    parser.add_argument('--show-dir', help='folder for images with their predictions')
+    parser.add_argument('--show', action='store_true', help='show images with their predictions')
+    parser.add_argument('--interval', type=int, default=1, help='draw one image in this many')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image')
+    args = parser.parse_args()
+    if args.out_item is not None and args.out is None:
+        parser.error('--out-item says what --out writes: give --out FILE as well.')
+    return args
+
+
+def build_config(args: argparse.Namespace) -> Config:
+    cfg = load_config(args)
+    cfg.load_from, cfg.resume = None, False
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if args.show or args.show_dir is not None:
+        cfg.default_hooks.visualization.update(
+            enable=True,
+            show=args.show,
+            wait_time=args.wait_time,
+            out_dir=args.show_dir,
+            interval=args.interval,
+        )
+    set_dataloader_defaults(cfg, args, 'test_dataloader')
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.model = student_config(cfg)
+    # What only training needs.
+    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
+    cfg.custom_hooks = []
+    return cfg
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = build_config(args)
+    init_distributed(cfg)
+    runner = Runner.from_cfg(cfg)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    load_strictly(model, args.checkpoint, 'student')
+    if args.out and args.out_item != 'metrics':
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics':
+        mmengine.dump(metrics, args.out)
+
+
+if __name__ == '__main__':
+    main()
