@@ -15,7 +15,13 @@ from mmengine.runner import Runner
 
 from rsd_mm.utils.checkpoint import load_strictly
 from rsd_mm.utils.config import student_config
-from rsd_mm.utils.launch import add_run_arguments, init_distributed, load_config, set_dataloader_defaults
+from rsd_mm.utils.launch import (
+    add_run_arguments,
+    check_data_folders,
+    init_distributed,
+    load_config,
+    set_dataloader_defaults,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,6 +56,7 @@ def build_config(args: argparse.Namespace) -> Config:
     set_dataloader_defaults(cfg, args, 'test_dataloader')
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    check_data_folders(cfg, 'test_dataloader')
     cfg.model = student_config(cfg)
     # What only training needs.
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None

@@ -7,7 +7,13 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from rsd_mm.utils.launch import add_run_arguments, init_distributed, load_config, set_dataloader_defaults
+from rsd_mm.utils.launch import (
+    add_run_arguments,
+    check_data_folders,
+    init_distributed,
+    load_config,
+    set_dataloader_defaults,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,6 +60,7 @@ def build_config(args: argparse.Namespace) -> Config:
     )
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    check_data_folders(cfg, 'train_dataloader', 'val_dataloader')
     return cfg
 
 

@@ -117,14 +117,12 @@ def _load_config(path: str, published: bool, role: str) -> Config:
         cfg = get_config(path, pretrained=published)
     except FileNotFoundError:
         raise ValueError(f'{role}: {package} has no config {name!r}{_suggest(name, package)}.') from None
-    except AssertionError as error:
-        raise ValueError(
-            f'{role}: pretrained=True, but {package} publishes no weights for {name!r}. '
-            "Give 'checkpoint', a path or a URL."
-        ) from error
+    except AssertionError:  # its entry in the model index has no weights
+        cfg = Config()
     if published and cfg.get('model_path') is None:
         raise ValueError(
-            f"{role}: pretrained=True, but {package}'s model index has no {name!r}. Give 'checkpoint', a path or a URL."
+            f"{role}: pretrained=True, but {package}'s model index gives no weights for {name!r}. "
+            "Give 'checkpoint', a path or a URL."
         )
     return cfg
 
@@ -170,15 +168,14 @@ def build_part(cfg: Union[dict, nn.Module], where: str, **inferred: Any) -> nn.M
         return cfg
     cfg = {**inferred, **cfg}
     kind = cfg.pop('type', None)
-    cls = kind if inspect.isclass(kind) else MODELS.get(kind)
+    cls: Any = kind if inspect.isclass(kind) else MODELS.get(kind)
     if cls is None:
         raise ValueError(
             f'{where}: no module is registered as {kind!r}. If it is your own, import its file with '
             'custom_imports in the config.'
         )
     check_options(cls, cfg, where)
-    part: nn.Module = cls(**cfg)
-    return part
+    return cls(**cfg)
 
 
 def check_options(cls: type, options: Iterable[str], where: str) -> None:

@@ -2,6 +2,7 @@
 """What the tools share: the arguments that OpenMMLab users know, and how a run is set up."""
 
 import argparse
+import inspect
 import os
 import os.path as osp
 
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as torch_dist
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
+from mmengine.registry import DATASETS, init_default_scope
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.amp and get_device() == 'cpu':
         raise SystemExit('--amp: automatic mixed precision needs an accelerator, and none is visible. Leave it out.')
     cfg = Config.fromfile(args.config)
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     cfg.launcher = args.launcher
     name = osp.splitext(osp.basename(args.config))[0]
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
@@ -62,6 +65,32 @@ def set_dataloader_defaults(cfg: Config, args: argparse.Namespace, *fields: str,
         if not loader.get('num_workers'):
             loader.persistent_workers = False
         cfg[field] = loader
+
+
+def check_data_folders(cfg: Config, *fields: str) -> None:
+    """Find a missing dataset before anything is built.
+
+    Raises:
+        SystemExit: If the folder of a dataset that can't download itself does not
+            exist; the message says where it was looked for and how to change it.
+    """
+    for field in fields:
+        dataset = (cfg.get(field) or {}).get('dataset', {})
+        root = dataset.get('data_root')
+        if not root or '://' in root or 'download' in inspect.signature(DATASETS.get(dataset.type)).parameters:
+            continue
+        folder = osp.expanduser(root)
+        if osp.isdir(folder) and not dataset.get('ann_file') and dataset.get('split'):
+            # MMPretrain reads the images of a split from meta/SPLIT.txt, or else from the split's folder.
+            if osp.isfile(osp.join(folder, 'meta', f'{dataset.split}.txt')):
+                continue
+            folder = osp.join(folder, dataset.get('data_prefix') or dataset.split)
+        if not osp.isdir(folder):
+            raise SystemExit(
+                f'{field}: the folder {folder!r} of the dataset {dataset.type} does not exist (looked in '
+                f'{osp.abspath(folder)!r}). Put or link the data there, or change it with '
+                f'--cfg-options {field}.dataset.data_root=PATH.'
+            )
 
 
 def init_distributed(cfg: Config) -> None:

@@ -225,11 +225,19 @@ class Distiller(BaseModel):
         )
         for term in self._terms():
             values = term(record[term.student_tap], taught[term.teacher_tap])
-            taken = values.keys() & losses.keys()
+            taken = values.keys() & {*losses, 'loss', 'loss_task'}
             if taken:
                 raise ValueError(f'{sorted(taken)[0]!r} is the name of two losses; rename the term {term.name!r}.')
             losses.update(values)
         return losses
+
+    def parse_losses(self, losses: Dict[str, Tensor]) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """The total, and what is logged: mmengine's, with the student's ``loss`` logged as ``loss_task``.
+
+        MMPretrain's heads call their loss ``loss``, as mmengine calls the total;
+        under one name the log would hide the total.
+        """
+        return super().parse_losses({'loss_task' if key == 'loss' else key: value for key, value in losses.items()})
 
     def _check_finite(self, features: Dict[str, Tensor]) -> None:
         flags = torch.stack([torch.isfinite(feature.detach()).all() for feature in features.values()])

@@ -16,6 +16,7 @@ the forward which computes the task loss serves the distillation as well, and a
 model carries no trace of having been tapped.
 """
 
+import difflib
 from types import TracebackType
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Type, Union
 
@@ -77,8 +78,6 @@ def resolve_tap(model: nn.Module, spec: Union[str, dict], role: str) -> Tap:
         raise ValueError(f'{role}: a tap is a string or a dict, received {spec!r}.')
     modules = dict(model.named_modules())
     if not source or source not in modules:
-        import difflib
-
         close = difflib.get_close_matches(source, modules, n=3, cutoff=0.4)
         raise ValueError(
             f"{role}: {type(model).__name__} has no module {source!r} to read. Allowed are 'embedding', "
@@ -112,8 +111,9 @@ def find_classifier(model: nn.Module, role: str = 'model') -> str:
 
 def num_classes(model: nn.Module) -> Optional[int]:
     """The number of classes that a classifier tells apart, if it says so."""
-    for owner in (getattr(model, 'head', None), getattr(model, 'model', None), model):
-        classes = getattr(owner, 'num_classes', None)
+    # MMPretrain's heads, the backbones that hold a classifier themselves (VGG), timm's models, the model itself.
+    for owner in ('head', 'backbone', 'model', ''):
+        classes = getattr(getattr(model, owner, None) if owner else model, 'num_classes', None)
         if isinstance(classes, int) and classes > 0:
             return classes
     return None
@@ -197,12 +197,21 @@ class Recorder:
                 f'{self._role}: the module {tap.source!r} did not run in this forward, so {tap} was not '
                 'read. Read a module that runs in training and in evaluation.'
             )
-        value = self._seen[tap]
+        value = _unwrap(self._seen[tap])
         if isinstance(value, (tuple, list)):
-            if tap.data_idx is None and len(value) != 1:
+            if tap.data_idx is None or not -len(value) <= tap.data_idx < len(value):
                 raise RuntimeError(
                     f'{self._role}: {tap} is {len(value)} values; choose one with '
-                    f"dict(type='{_KINDS[not tap.inputs]}', source='{tap.source}', data_idx=0)."
+                    f"dict(type='{_KINDS[not tap.inputs]}', source='{tap.source}', data_idx=...), from 0."
                 )
-            value = value[tap.data_idx or 0]
+            value = _unwrap(value[tap.data_idx])
+        if not isinstance(value, Tensor):
+            raise RuntimeError(f'{self._role}: {tap} is a {type(value).__name__}, not a tensor. Read another module.')
         return value
+
+
+def _unwrap(value: Any) -> Any:
+    """What a tuple of one holds: MMPretrain passes a single stage as such."""
+    while isinstance(value, (tuple, list)) and len(value) == 1:
+        value = value[0]
+    return value

@@ -117,12 +117,12 @@ class Teacher(nn.Module):
         self.model = build_model(reference, 'teacher')
         if checkpoint is not None:
             load_strictly(self.model, checkpoint, 'teacher')
-        self.model.requires_grad_(False)
-        self.train(False)
         preprocessor = getattr(self.model, 'data_preprocessor', None)
         if not own_preprocessor or preprocessor is None:
             preprocessor = student_preprocessor
         self.bridge = InputBridge(student_preprocessor, preprocessor, size)
+        self.requires_grad_(False)
+        self.train(False)
         #: Where it and its weights come from, for logs and messages.
         self.origin = reference.origin
         self.checkpoint = checkpoint

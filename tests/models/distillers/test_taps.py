@@ -1,0 +1,162 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+import copy
+import pickle
+import re
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from rsd_mm.models.distillers import Recorder, find_classifier, num_classes, resolve_tap
+
+
+@pytest.fixture
+def model(cnn):
+    return MODELS.build(cnn()).eval()
+
+
+VIT = dict(
+    type='VisionTransformer',
+    arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16),
+    img_size=32,
+)
+VIT_HEAD = dict(type='VisionTransformerClsHead', num_classes=7, in_channels=16)
+LINEAR_HEAD = dict(type='LinearClsHead', num_classes=7, in_channels=1280)
+GAP = dict(type='GlobalAveragePooling')
+
+
+def classifier(backbone, head, neck=None):
+    return dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head)
+
+
+# A model, the path of the layer that computes its logits, and the width of what enters it.
+ARCHITECTURES = {
+    'linear head': (classifier(dict(type='MobileNetV2', widen_factor=0.25), LINEAR_HEAD, GAP), 'head.fc', 1280),
+    'vit head': (classifier(VIT, VIT_HEAD), 'head.layers.head', 16),
+    'vit head, hidden layer': (classifier(VIT, dict(VIT_HEAD, hidden_dim=24)), 'head.layers.head', 24),
+    'in the backbone': (
+        classifier(dict(type='AlexNet', num_classes=7), dict(type='ClsHead')),
+        'backbone.classifier.6',
+        4096,
+    ),
+    'timm': (dict(type='TimmClassifier', model_name='resnet18', num_classes=7), 'model.fc', 512),
+}
+
+
+@pytest.mark.parametrize('kind', ARCHITECTURES)
+def test_embedding_is_what_enters_the_classifier(kind):
+    cfg, path, width = ARCHITECTURES[kind]
+    model = MODELS.build(copy.deepcopy(cfg)).eval()
+    assert find_classifier(model) == path
+    assert num_classes(model) == 7
+    embedding, logits = resolve_tap(model, 'embedding', 'student'), resolve_tap(model, 'logits', 'student')
+    assert (embedding.channels, logits.channels) == (width, 7)
+    side = 224 if kind == 'in the backbone' else 32
+    with Recorder(model, [embedding, logits]) as record, torch.no_grad():
+        out = model(torch.randn(2, 3, side, side))
+    out = out[-1] if isinstance(out, (tuple, list)) else out
+    assert record[embedding].shape == (2, width)
+    torch.testing.assert_close(record[logits], out)
+    torch.testing.assert_close(model.get_submodule(path)(record[embedding]), out)
+
+
+def test_embedding_is_mmpretrains_pre_logits(model):
+    tap = resolve_tap(model, 'embedding', 'student')
+    images = torch.randn(2, 3, 32, 32)
+    with Recorder(model, [tap]) as record, torch.no_grad():
+        model(images)
+    torch.testing.assert_close(record[tap], model.extract_feat(images, stage='pre_logits'))
+
+
+def test_module_paths_and_mmrazors_words(model):
+    images = torch.randn(2, 3, 32, 32)
+    stage = resolve_tap(model, 'backbone.layer2', 'student')
+    pooled = resolve_tap(model, dict(type='ModuleInputs', source='head.fc'), 'student')
+    neck_in = resolve_tap(model, dict(type='ModuleInputs', source='neck', data_idx=0), 'student')  # a tuple of one
+    with Recorder(model, [stage, pooled, neck_in]) as record, torch.no_grad():
+        model(images)
+    assert record[stage].shape == (2, 8, 16, 16)
+    assert record[pooled].shape == (2, 32)
+    assert pooled.channels == 32
+    assert stage.channels is None
+    (expected,) = model.extract_feat(images, stage='backbone')
+    torch.testing.assert_close(record[neck_in], expected)
+
+
+def test_no_hook_is_left_even_after_an_error(model):
+    tap = resolve_tap(model, 'embedding', 'student')
+    with pytest.raises(RuntimeError, match='stop'), Recorder(model, [tap]):
+        raise RuntimeError('stop')
+    with Recorder(model, [tap]):
+        model(torch.randn(1, 3, 32, 32))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    pickle.dumps(model)
+    copy.deepcopy(model)
+
+
+def test_gradient_flows_through_a_tap(model):
+    tap = resolve_tap(model, 'embedding', 'student')
+    with Recorder(model, [tap]) as record:
+        model(torch.randn(2, 3, 32, 32))
+    record[tap].sum().backward()
+    assert model.backbone.conv1.weight.grad.abs().sum() > 0
+    assert model.head.fc.weight.grad is None
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.shared, self.idle, self.pair = nn.Linear(4, 4), nn.Linear(4, 4), nn.Bilinear(4, 4, 4)
+
+    def forward(self, x):
+        return self.pair(self.shared(self.shared(x)), x)
+
+
+class TestErrors:
+    def test_unknown_path_suggests(self, model):
+        with pytest.raises(
+            ValueError, match="student: ImageClassifier has no module 'backbone.layer9'.*'backbone.layer"
+        ):
+            resolve_tap(model, 'backbone.layer9', 'student')
+
+    def test_wrong_dict(self, model):
+        with pytest.raises(ValueError, match=re.escape("teacher: a tap given as a dict is dict(type='ModuleInputs'")):
+            resolve_tap(model, dict(type='Parameter', source='head.fc'), 'teacher')
+        with pytest.raises(ValueError, match="a tap has no option 'idx'. It takes: type, source, data_idx."):
+            resolve_tap(model, dict(type='ModuleInputs', source='head.fc', idx=0), 'teacher')
+
+    def test_wrong_type(self, model):
+        with pytest.raises(ValueError, match='student: a tap is a string or a dict, received 3.'):
+            resolve_tap(model, 3, 'student')
+
+    def test_ambiguous_classifier_lists_the_candidates(self, cnn):
+        model = MODELS.build(cnn())
+        model.head.second = nn.Linear(32, 10)
+        with pytest.raises(ValueError, match=re.escape('layers that could: head.fc, head.second. Name the')):
+            find_classifier(model, 'student')
+
+    def test_module_that_ran_twice(self):
+        model = Twice()
+        tap = resolve_tap(model, 'shared', 'student')
+        with pytest.raises(RuntimeError, match="'shared' ran more than once"), Recorder(model, [tap], 'student'):
+            model(torch.randn(2, 4))
+
+    def test_module_that_did_not_run(self):
+        model = Twice()
+        tap = resolve_tap(model, 'idle', 'student')
+        with Recorder(model, [tap], 'student') as record:
+            model(torch.randn(2, 4))
+        with pytest.raises(RuntimeError, match="student: the module 'idle' did not run in this forward"):
+            record[tap]
+
+    def test_several_inputs_need_an_index(self):
+        model = Twice()
+        x = torch.randn(2, 4)
+        tap = resolve_tap(model, dict(type='ModuleInputs', source='pair'), 'student')
+        second = resolve_tap(model, dict(type='ModuleInputs', source='pair', data_idx=1), 'student')
+        with Recorder(model, [tap, second], 'student') as record:
+            model(x)
+        with pytest.raises(RuntimeError, match=re.escape("dict(type='ModuleInputs', source='pair', data_idx=...)")):
+            record[tap]
+        assert record[second] is x
