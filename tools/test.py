@@ -54,8 +54,6 @@ def build_config(args: argparse.Namespace) -> Config:
             interval=args.interval,
         )
     set_dataloader_defaults(cfg, args, 'test_dataloader')
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     check_data_folders(cfg, 'test_dataloader')
     cfg.model = student_config(cfg)
     # What only training needs.

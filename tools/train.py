@@ -58,8 +58,6 @@ def build_config(args: argparse.Namespace) -> Config:
     set_dataloader_defaults(
         cfg, args, 'train_dataloader', 'val_dataloader', 'test_dataloader', persistent_workers=persistent
     )
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     check_data_folders(cfg, 'train_dataloader', 'val_dataloader')
     return cfg
 

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as torch_dist
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import DATASETS
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,8 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.amp and get_device() == 'cpu':
         raise SystemExit('--amp: automatic mixed precision needs an accelerator, and none is visible. Leave it out.')
     cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     cfg.launcher = args.launcher
     name = osp.splitext(osp.basename(args.config))[0]
@@ -76,8 +79,9 @@ def check_data_folders(cfg: Config, *fields: str) -> None:
     """
     for field in fields:
         dataset = (cfg.get(field) or {}).get('dataset', {})
-        root = dataset.get('data_root')
-        if not root or '://' in root or 'download' in inspect.signature(DATASETS.get(dataset.type)).parameters:
+        root, kind = dataset.get('data_root'), dataset.get('type')
+        cls = DATASETS.get(kind) if isinstance(kind, str) else kind
+        if not root or '://' in root or cls is None or 'download' in inspect.signature(cls).parameters:
             continue
         folder = osp.expanduser(root)
         if osp.isdir(folder) and not dataset.get('ann_file') and dataset.get('split'):

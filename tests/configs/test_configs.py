@@ -1,0 +1,134 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""Every shipped config: it parses, builds, and trains, at full size on a little data."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmpretrain.datasets import CIFAR100
+
+from rsd_mm import RSDDistiller
+from rsd_mm.utils import resolve_model
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))
+
+
+@pytest.fixture
+def little_data(imagenet, monkeypatch):
+    """8 training images for each of the datasets."""
+
+    def load_data_list(self):
+        generator = np.random.default_rng(0)
+        images = generator.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+        return [dict(img=image, gt_label=i) for i, image in enumerate(images)]
+
+    monkeypatch.setattr(CIFAR100, 'load_data_list', load_data_list)
+
+    def shrink(cfg):
+        for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            loader = cfg[field]
+            loader.update(batch_size=4, num_workers=0, persistent_workers=False, pin_memory=False)
+            if loader.dataset.type == 'ImageNet':
+                loader.dataset.data_root = str(imagenet)
+            loader.dataset.indices = 8 if field == 'train_dataloader' else 4
+            loader.collate_fn = dict(type='default_collate')
+
+    return shrink
+
+
+def load(name):
+    """A config whose teacher needs no file."""
+    cfg = Config.fromfile(str(CONFIGS / name))
+    if cfg.model.type == 'RSDDistiller':
+        cfg.model.teacher.update(pretrained=False, checkpoint=None, allow_random_weights=True)
+    elif 'init_cfg' in cfg.model.backbone:
+        cfg.model.backbone.init_cfg = None
+    return cfg
+
+
+def test_there_are_configs():
+    assert {'rsd/swin-t_to_mobilenetv2_in1k.py', 'rsd/swin-t_to_resnet18_cifar100.py'} <= set(NAMES)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_trains_and_validates(name, little_data, tmp_path):
+    cfg = load(name)
+    little_data(cfg)
+    cfg.train_cfg.max_epochs = 1
+    cfg.train_cfg.val_interval = 1
+    cfg.work_dir = str(tmp_path / 'work')
+    cfg.log_level = 'ERROR'
+    cfg.randomness = dict(seed=0)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 2
+    scalars = runner.message_hub.log_scalars
+    assert all(np.isfinite(scalars['train/loss'].data[0]))
+    assert 'val/accuracy/top1' in scalars
+    saved = torch.load(Path(cfg.work_dir) / 'epoch_1.pth', weights_only=True)
+    assert not any('teacher' in key for key in saved['state_dict'])
+    if isinstance(runner.model, RSDDistiller):
+        assert 'train/rsd_invariance' in scalars
+        assert 'train/rsd_decorrelation' in scalars
+        total, task, rsd = (scalars[f'train/{key}'].data[0] for key in ('loss', 'loss_task', 'loss_rsd'))
+        np.testing.assert_allclose(total, task + rsd, rtol=1e-5)
+
+
+def pair(name):
+    cfg = Config.fromfile(str(CONFIGS / 'rsd' / name))
+    assert cfg.model.loss == dict(type='RSDLoss', loss_weight=0.1, kappa=0.01)
+    assert cfg.model.projector == dict(type='RSDProjector', expansion=2)
+    assert cfg.train_dataloader.drop_last
+    assert cfg.custom_imports.imports == ['rsd_mm']
+    assert cfg.default_scope == 'mmpretrain'
+    return cfg
+
+
+def test_recipe_of_imagenet_cnn_students():
+    """The figures of the authors' release."""
+    cfg = pair('swin-t_to_mobilenetv2_in1k.py')
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
+    assert cfg.train_cfg.max_epochs == 100
+    warm_up, steps = cfg.param_scheduler
+    assert (warm_up.type, warm_up.end) == ('LinearLR', 3)
+    assert (steps.type, steps.milestones, steps.gamma) == ('MultiStepLR', [30, 60, 90], 0.1)
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 512
+    student = resolve_model(cfg.model.student, 'student').model
+    assert student.backbone == dict(type='MobileNetV2', widen_factor=1.0)
+    teacher = resolve_model(cfg.model.teacher, 'teacher')
+    assert (teacher.model.backbone.type, teacher.model.backbone.arch) == ('SwinTransformer', 'tiny')
+    assert teacher.checkpoint.startswith('https://download.openmmlab.com/')
+
+
+def test_recipe_of_cifar_cnn_students():
+    """The figures of the authors' release."""
+    cfg = pair('swin-t_to_resnet18_cifar100.py')
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=2e-3)
+    assert cfg.train_cfg.max_epochs == 300
+    warm_up, cosine = cfg.param_scheduler
+    assert (warm_up.type, warm_up.end) == ('LinearLR', 3)
+    assert (cosine.type, cosine.eta_min, cosine.begin, cosine.end) == ('CosineAnnealingLR', 1e-3, 3, 300)
+    assert cfg.train_dataloader.batch_size * 2 == cfg.auto_scale_lr.base_batch_size == 256
+    student = resolve_model(cfg.model.student, 'student').model
+    assert (student.backbone.depth, student.head.num_classes) == (18, 100)
+    assert student.head.loss == dict(type='LabelSmoothLoss', label_smooth_val=0.1)
+    teacher = resolve_model(cfg.model.teacher, 'teacher')
+    assert teacher.model.head.num_classes == 100
+    kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
+    assert kinds == ['RandomResizedCrop', 'RandomFlip', 'PackInputs']
+
+
+def test_the_quickstarts_student_is_trained_the_same_way_alone_and_with_rsd():
+    alone = Config.fromfile(str(CONFIGS / 'quickstart' / 'vit_digits.py'))
+    rsd = Config.fromfile(str(CONFIGS / 'quickstart' / 'resnet_to_vit_digits.py'))
+    assert rsd.model.student == alone.model
+    assert {key: rsd[key] for key in rsd if key != 'model'} == {key: alone[key] for key in alone if key != 'model'}
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('rsd/')])
+def test_a_pair_is_readable_at_a_glance(name):
+    assert len((CONFIGS / name).read_text().splitlines()) <= 25

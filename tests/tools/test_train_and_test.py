@@ -1,0 +1,202 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""The command lines, as a user types them, on digits: train, resume, test, several processes."""
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+FAST = ['train_dataloader.dataset.indices=192', 'val_dataloader.dataset.indices=100']
+RSD = 'configs/quickstart/resnet_to_vit_digits.py'
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp('runs')
+
+
+@pytest.fixture(scope='module')
+def teacher(place, root):
+    """A teacher trained for an epoch through tools/train.py."""
+    command = [sys.executable, 'tools/train.py', 'configs/quickstart/resnet_digits.py', '--work-dir', str(place / 't')]
+    command += ['--cfg-options', *FAST, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=_env(root))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return str(place / 't' / 'epoch_1.pth')
+
+
+def _env(root):
+    return {**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'}
+
+
+@pytest.fixture
+def train(run_tool, root, teacher, tmp_path):
+    def run(*arguments, epochs=1, options=(), tool=('train.py', RSD), **kwargs):
+        settings = [f'train_cfg.max_epochs={epochs}', 'train_cfg.val_interval=1', 'randomness.seed=0']
+        settings += [f'model.teacher.checkpoint={teacher}', *FAST, *options]
+        work = [] if '--work-dir' in arguments else ['--work-dir', tmp_path / 'work']
+        return run_tool(*tool, *work, *arguments, '--cfg-options', *settings, cwd=root, **kwargs)
+
+    return run
+
+
+def test_train_resume_and_test(train, run_tool, root, tmp_path):
+    work = tmp_path / 'work'
+    out = train(options=['default_hooks.logger.interval=1']).stdout
+    for shown in ('loss_task:', 'loss_rsd:', 'rsd_invariance:', 'rsd_decorrelation:', 'accuracy/top1:'):
+        assert shown in out
+    first = torch.load(work / 'epoch_1.pth', weights_only=True)
+    assert {'state_dict', 'optimizer', 'param_schedulers', 'message_hub', 'meta'} <= set(first)
+    assert {key.split('.')[0] for key in first['state_dict']} == {'student', 'terms'}
+
+    out = train('--resume', epochs=2).stdout
+    assert 'resumed epoch: 1, iter: 3' in out
+    second = torch.load(work / 'epoch_2.pth', weights_only=True)
+    assert second['meta']['iter'] == 6
+    assert second['optimizer']['state'][0]['step'] == 6
+
+    metrics = work / 'metrics.json'
+    options = [
+        '--work-dir',
+        work,
+        '--out',
+        metrics,
+        '--out-item',
+        'metrics',
+        '--cfg-options',
+        'test_dataloader.dataset.indices=100',
+    ]
+    run_tool('test.py', RSD, work / 'epoch_2.pth', *options, cwd=root)  # its teacher's file is not there
+    tested = json.loads(metrics.read_text())['accuracy/top1']
+    validated = [float(value) for value in re.findall(r'accuracy/top1: ([\d.]+)', out)]
+    assert tested == pytest.approx(validated[-1], abs=1e-3)
+
+
+def test_resume_from_a_file_and_predictions(train, run_tool, root, tmp_path):
+    train()
+    checkpoint = tmp_path / 'work' / 'epoch_1.pth'
+    out = train('--resume', checkpoint, '--work-dir', tmp_path / 'other', epochs=2).stdout
+    assert 'resumed epoch: 1, iter: 3' in out
+    run_tool('test.py', RSD, checkpoint, '--work-dir', tmp_path / 'w', '--out', tmp_path / 'p.pkl', cwd=root)
+    predictions = pickle.loads((tmp_path / 'p.pkl').read_bytes())
+    assert len(predictions) == 597
+    assert predictions[0]['pred_score'].shape == (10,)
+
+
+def test_options_that_users_know(train, tmp_path):
+    out = train(
+        '--no-validate', '--auto-scale-lr', '--no-pin-memory', options=['train_dataloader.batch_size=32']
+    ).stdout
+    assert 'accuracy/top1' not in out
+    assert re.search(r'batch size of 64 and the current batch size is 32. Scaling the original LR by 0.5', out)
+
+
+def test_average_of_weights(train, root, tmp_path):
+    """EMAHook keeps an average of the student and its terms, and no teacher."""
+    config = tmp_path / 'ema.py'
+    config.write_text(f"_base_ = '{root / RSD}'\ncustom_hooks = [dict(type='EMAHook', momentum=0.5)]\n")
+    train(tool=('train.py', config))
+    checkpoint = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=True)
+    assert not any('teacher' in key for key in checkpoint['ema_state_dict'])
+    key = 'student.head.layers.head.weight'
+    assert not torch.equal(checkpoint['state_dict'][key], checkpoint['ema_state_dict'][f'module.{key}'])
+
+
+def test_two_processes_without_a_gpu(train, run_tool, root, tmp_path):
+    out = train(tool=('dist_train.sh', RSD, 2), env=dict(PORT='29611')).stdout
+    # 192 images, 64 a process, 2 processes: one iteration.
+    checkpoint = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=True)
+    assert checkpoint['meta']['iter'] == 1
+    assert 'MMDistributedDataParallel' in out
+    arguments = ['--work-dir', tmp_path / 'w', '--cfg-options', 'test_dataloader.dataset.indices=100']
+    done = run_tool(
+        'dist_test.sh', RSD, tmp_path / 'work' / 'epoch_1.pth', 2, *arguments, cwd=root, env=dict(PORT='29612')
+    )
+    tested = float(re.findall(r'accuracy/top1: ([\d.]+)', done.stdout)[-1])
+    validated = float(re.findall(r'accuracy/top1: ([\d.]+)', out)[-1])
+    assert tested == pytest.approx(validated, abs=1e-3)
+
+
+class TestBadCommandLines:
+    def fails(self, train, message, *arguments, **kwargs):
+        done = train(*arguments, check=False, **kwargs)
+        assert done.returncode != 0
+        assert re.search(message, done.stdout), done.stdout[-2000:]
+
+    def test_no_config(self, train):
+        self.fails(train, r"'nowhere.py' is not a config file \(looked in '/", tool=('train.py', 'nowhere.py'))
+
+    def test_amp_without_an_accelerator(self, train):
+        if torch.cuda.is_available():
+            pytest.skip('there is an accelerator')
+        self.fails(train, '--amp: automatic mixed precision needs an accelerator, and none is visible', '--amp')
+
+    def test_last_batch_of_one(self, train):
+        options = ['train_dataloader.drop_last=False', 'train_dataloader.dataset.indices=129']
+        self.fails(train, 'with 129 samples for a process and batch_size=64, the last batch', options=options)
+
+    def test_missing_teacher(self, train):
+        message = (
+            r"Checkpoint 'no.pth' is not a file \(looked in '.*no.pth'\). Give the path of an existing file or a URL"
+        )
+        self.fails(train, message, options=['model.teacher.checkpoint=no.pth'])
+
+    def test_unknown_option(self, train):
+        self.fails(
+            train,
+            r"loss_rsd.loss: RSDLoss has no option 'kapa' \(did you mean 'kappa'\?\)",
+            options=['model.loss.kapa=1'],
+        )
+
+    @pytest.mark.parametrize('exists', [False, True])
+    def test_missing_dataset(self, run_tool, root, tmp_path, exists):
+        folder = tmp_path / 'imagenet'
+        if exists:
+            folder.mkdir()
+        config = 'configs/rsd/swin-t_to_mobilenetv2_in1k.py'
+        option = f'train_dataloader.dataset.data_root={folder}'
+        done = run_tool(
+            'train.py', config, '--work-dir', tmp_path / 'w', '--cfg-options', option, cwd=root, check=False
+        )
+        missing = folder / 'train' if exists else folder
+        assert done.returncode == 1
+        assert (
+            f"train_dataloader: the folder '{missing}' of the dataset ImageNet does not exist (looked in '{missing}'). "
+            'Put or link the data there, or change it with --cfg-options train_dataloader.dataset.data_root=PATH.'
+        ) in done.stdout
+
+    @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
+    def test_too_few_arguments_of_a_launcher(self, run_tool, root, script):
+        done = run_tool(script, RSD, cwd=root, check=False)
+        assert done.returncode == 2
+        assert done.stdout.startswith('usage: ')
+
+    def test_checkpoint_of_another_student(self, run_tool, root, teacher):
+        done = run_tool('test.py', RSD, teacher, cwd=root, check=False)
+        assert 'does not fit the student (ImageClassifier):' in done.stdout
+        assert re.search(r'\d+ missing: backbone.cls_token', done.stdout)
+
+    def test_out_item_without_out(self, run_tool, root):
+        done = run_tool('test.py', RSD, 'a.pth', '--out-item', 'metrics', cwd=root, check=False)
+        assert 'give --out FILE as well' in done.stdout
+
+
+@pytest.mark.parametrize(('script', 'work'), [('slurm_train.sh', 'WORK'), ('slurm_test.sh', 'CHECKPOINT')])
+def test_slurm_scripts_call_srun(root, tmp_path, script, work):
+    """With a stand-in for srun that prints what it was given."""
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    env = {**os.environ, 'GPUS': '4', 'SRUN_ARGS': '--mem 8G', 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+    command = [str(root / 'tools' / script), 'gpu', 'job', 'CONFIG', work, '--amp']
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[:6] == ['-p', 'gpu', '--job-name=job', '--gres=gpu:4', '--ntasks=4', '--ntasks-per-node=4']
+    assert lines[8:10] == ['--mem', '8G']
+    tail = ['CONFIG', f'--work-dir={work}'] if 'train' in script else ['CONFIG', work]
+    assert lines[-5:] == [*tail, '--launcher', 'slurm', '--amp']
