@@ -2,11 +2,11 @@
 """The generic distiller: a student, a teacher, and named terms between them."""
 
 import inspect
-from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
-from mmengine.model import BaseModel, BaseModule
-from torch import Tensor, nn
+from mmengine.model import BaseModel, BaseModule, ModuleDict
+from torch import Tensor
 
 from rsd_mm.utils.checkpoint import load_strictly
 from rsd_mm.utils.config import build_model, build_part, resolve_model, unknown_option
@@ -156,7 +156,8 @@ class Distiller(BaseModel):
             model._is_init = True  # mmengine would initialize it again
         # Not a submodule: what walks over modules, parameters or state must not meet the teacher.
         object.__setattr__(self, 'teacher', Teacher(teacher, model.data_preprocessor))
-        self.terms = nn.ModuleDict({name: self._build_term(name, cfg) for name, cfg in terms.items()})
+        # mmengine's, through which a projector's init_cfg is reached.
+        self.terms = ModuleDict({name: self._build_term(name, cfg) for name, cfg in terms.items()})
         self._student_taps = self._taps('student_tap')
         self._teacher_taps = self._taps('teacher_tap')
         self._unseen_flags: Optional[Tuple[List[str], Tensor]] = None
@@ -181,11 +182,8 @@ class Distiller(BaseModel):
                 )
         return DistillTerm(name, student_tap, teacher_tap, **options)
 
-    def _terms(self) -> Iterable[DistillTerm]:
-        return self.terms.values()  # type: ignore[return-value]
-
     def _taps(self, side: str) -> List[Tap]:
-        return list(dict.fromkeys(getattr(term, side) for term in self._terms()))
+        return list(dict.fromkeys(getattr(term, side) for term in self.terms.values()))
 
     def forward(
         self, inputs: Tensor, data_samples: Optional[list] = None, mode: str = 'tensor', **kwargs: Any
@@ -223,7 +221,7 @@ class Distiller(BaseModel):
                 **{f"teacher's {tap}": taught[tap] for tap in self._teacher_taps},
             }
         )
-        for term in self._terms():
+        for term in self.terms.values():
             values = term(record[term.student_tap], taught[term.teacher_tap])
             taken = values.keys() & {*losses, 'loss', 'loss_task'}
             if taken:

@@ -259,6 +259,11 @@ class TestTerms:
         losses = distiller(*batch(), mode='loss')
         assert losses['rsd_invariance'] > 0
 
+    def test_projectors_init_cfg_is_applied_by_the_runner(self, make_distiller):
+        distiller = make_distiller(projector=dict(init_cfg=dict(type='Constant', layer='Linear', val=0.5)))
+        distiller.init_weights()
+        assert (distiller.terms['loss_rsd'].projector.layers[0].weight == 0.5).all()
+
     def test_another_expansion(self, make_distiller):
         projector = make_distiller(projector=dict(expansion=4)).terms['loss_rsd'].projector
         assert projector.layers[0].out_features == 4 * 32

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmengine.registry import MODELS
 
 from rsd_mm import RSDLoss, rsd_loss, rsd_loss_parts
@@ -288,3 +290,25 @@ class TestBadInput:
             RSDLoss(eps=eps)
         with pytest.raises(ValueError, match=re.escape(message)):
             rsd_loss(torch.zeros(2, 2), torch.zeros(2, 2), eps=eps)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    batch=st.integers(2, 9),
+    dim=st.integers(1, 9),
+    seed=st.integers(0, 10**6),
+    exponents=st.tuples(st.integers(-30, 30), st.integers(-30, 30)),
+    shift=st.sampled_from([0.0, 1.0, 1e6]),
+    constant=st.booleans(),
+)
+def test_any_finite_input_gives_a_finite_value_and_gradient(batch, dim, seed, exponents, shift, constant):
+    generator = torch.Generator().manual_seed(seed)
+    s, t = (
+        (torch.randn(batch, dim, generator=generator) + shift) * 10.0**exponent / (shift + 1) for exponent in exponents
+    )
+    if constant:
+        s[:, 0] = s[0, 0]
+        t[:, -1] = t[0, -1]
+    value, gradient = value_and_gradient(rsd_loss, s, t)
+    assert torch.isfinite(value)
+    assert torch.isfinite(gradient).all()
