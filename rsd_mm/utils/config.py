@@ -25,11 +25,16 @@ class ModelReference(NamedTuple):
             if one is known.
         checkpoint (str, optional): The weights to load.
         origin (str): Where the model comes from, for messages.
+        loads_bgr (bool, optional): Whether the images that its data preprocessor
+            is written for come in BGR, as from MMPretrain's ``LoadImageFromFile``,
+            or in RGB, as from CIFAR. None if that is not known, or if they are
+            those of the run.
     """
 
     model: Dict[str, Any]
     checkpoint: Optional[str]
     origin: str
+    loads_bgr: Optional[bool] = None
 
 
 def resolve_model(cfg: Dict[str, Any], role: str, run_preprocessor: Optional[dict] = None) -> ModelReference:
@@ -63,6 +68,7 @@ def resolve_model(cfg: Dict[str, Any], role: str, run_preprocessor: Optional[dic
         )
     changes = copy.deepcopy(dict(cfg))
     checkpoint = changes.pop('checkpoint', None)
+    loads_bgr = None
     if 'type' in changes:
         model = ConfigDict(changes)
         origin = str(getattr(model.type, '__name__', model.type))
@@ -79,6 +85,8 @@ def resolve_model(cfg: Dict[str, Any], role: str, run_preprocessor: Optional[dic
             raise ValueError(f"{role}: the config {path!r} has no 'model'.")
         if published:
             checkpoint = file.get('model_path')
+        if 'to_rgb' not in changes.get('data_preprocessor', {}):
+            loads_bgr = _loads_bgr(file)
         if 'data_preprocessor' in file:
             file.model.setdefault('data_preprocessor', file.data_preprocessor)
         whole = Config(dict(model=file.model))
@@ -87,12 +95,21 @@ def resolve_model(cfg: Dict[str, Any], role: str, run_preprocessor: Optional[dic
         model.setdefault('_scope_', file.get('default_scope'))
     if run_preprocessor is not None and 'data_preprocessor' not in cfg:
         model['data_preprocessor'] = copy.deepcopy(run_preprocessor)
+        loads_bgr = None
     if model.get('_scope_') is None:
         model.pop('_scope_', None)
         current = DefaultScope.get_current_instance()
         if current is None or current.scope_name == 'mmengine':
             model['_scope_'] = 'mmpretrain'
-    return ModelReference(model, checkpoint, origin)
+    return ModelReference(model, checkpoint, origin, loads_bgr)
+
+
+def _loads_bgr(file: Config) -> Optional[bool]:
+    for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        pipeline = ((file.get(field) or {}).get('dataset') or {}).get('pipeline')
+        if pipeline:
+            return any('LoadImageFromFile' in str(step.get('type')) for step in pipeline)
+    return None
 
 
 def _load_config(path: str, published: bool, role: str) -> Config:

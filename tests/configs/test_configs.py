@@ -92,7 +92,7 @@ def test_recipe_of_imagenet_cnn_students():
     """The figures of the authors' release."""
     cfg = pair('swin-t_to_mobilenetv2_in1k.py')
     expected = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
-    assert expected.items() <= cfg.optim_wrapper.optimizer.items()
+    assert {key: cfg.optim_wrapper.optimizer[key] for key in expected} == expected
     assert cfg.train_cfg.max_epochs == 100
     warm_up, steps = cfg.param_scheduler
     assert (warm_up.type, warm_up.end) == ('LinearLR', 3)

@@ -28,15 +28,24 @@ class InputBridge(nn.Module):
         teacher (nn.Module): The teacher's data preprocessor.
         size (Tuple[int, int], optional): Height and width that the teacher
             expects, if they differ from the student's. Defaults to None.
+        flip (bool, optional): Whether the teacher sees the channels in the
+            opposite order (RGB and BGR). Defaults to None: it does if one of the
+            preprocessors exchanges the loaded channels and the other does not.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, size: Optional[Tuple[int, int]] = None) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        size: Optional[Tuple[int, int]] = None,
+        flip: Optional[bool] = None,
+    ) -> None:
         super().__init__()
-        (mean_s, std_s, rgb_s), (mean_t, std_t, rgb_t) = _normalization(student), _normalization(teacher)
-        self.flip = rgb_s != rgb_t
+        (mean_s, std_s, exchanges_s), (mean_t, std_t, exchanges_t) = _normalization(student), _normalization(teacher)
+        self.flip = exchanges_s != exchanges_t if flip is None else flip
         if self.flip:  # into the teacher's order of channels
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
         # Part of the config rather than of what is learned: not in the state dict.
@@ -60,13 +69,13 @@ class InputBridge(nn.Module):
 
 
 def _normalization(preprocessor: Any) -> Tuple[Tensor, Tensor, bool]:
-    """Mean and std, ``(C, 1, 1)`` in float64 in the order of the model's channels, and whether that is RGB."""
+    """Mean and std, ``(C, 1, 1)`` in float64 in the model's order, and whether loaded channels are exchanged."""
     mean, std = torch.zeros(1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64)
     if getattr(preprocessor, '_enable_normalize', False):
         mean, std = preprocessor.mean.double().cpu(), preprocessor.std.double().cpu()
     # ClsDataPreprocessor says to_rgb, mmengine's ImgDataPreprocessor whether it exchanges channels.
-    rgb = getattr(preprocessor, 'to_rgb', getattr(preprocessor, '_channel_conversion', False))
-    return mean, std, bool(rgb)
+    exchanges = getattr(preprocessor, 'to_rgb', getattr(preprocessor, '_channel_conversion', False))
+    return mean, std, bool(exchanges)
 
 
 class Teacher(nn.Module):
@@ -86,7 +95,13 @@ class Teacher(nn.Module):
             checkpoint=...)``, see :func:`~rsd_mm.utils.resolve_model`. Also taken
             here: ``allow_random_weights`` (default False), to run without
             weights, for a test; ``input_size`` (default None), the side or
-            (height, width) that images are resized to for it.
+            (height, width) that images are resized to for it;
+            ``flip_channels``, whether it sees BGR where the student sees RGB or
+            the other way round. Defaults to None, to tell by the config: an
+            inline teacher's preprocessor describes this run's images like the
+            student's does; a teacher of another config file sees what that file's
+            own images and preprocessor make (BGR for MMPretrain's RegNet and
+            MobileViT, RGB for nearly all others), and the student RGB.
         student_preprocessor (nn.Module): The student's data preprocessor, whose
             normalization is bridged. A teacher whose config has none is taken to
             be normalized like the student.
@@ -103,6 +118,9 @@ class Teacher(nn.Module):
         cfg = dict(model)
         random_weights = cfg.pop('allow_random_weights', False)
         size = _pair(cfg.pop('input_size', None))
+        flip = cfg.pop('flip_channels', None)
+        if flip not in (None, True, False):
+            raise ValueError(f'teacher: flip_channels is True, False or None (told by the config), received {flip!r}.')
         reference = resolve_model(cfg, 'teacher')
         reference.model.pop('train_cfg', None)  # batch augmentations, which it gets from the student
         own_preprocessor = reference.model.get('data_preprocessor') is not None
@@ -120,7 +138,10 @@ class Teacher(nn.Module):
         preprocessor = getattr(self.model, 'data_preprocessor', None)
         if not own_preprocessor or preprocessor is None:
             preprocessor = student_preprocessor
-        self.bridge = InputBridge(student_preprocessor, preprocessor, size)
+        elif flip is None and reference.loads_bgr is not None:
+            sees_rgb = reference.loads_bgr == _normalization(preprocessor)[2]
+            flip = not sees_rgb
+        self.bridge = InputBridge(student_preprocessor, preprocessor, size, flip)
         self.requires_grad_(False)
         self.train(False)
         #: Where it and its weights come from, for logs and messages.

@@ -103,6 +103,44 @@ def test_preprocessor_of_a_config_file_is_its_own(swin, save_weights, tmp_path):
     torch.testing.assert_close(teacher.model.data_preprocessor.mean.flatten(), torch.full((3,), 127.5))
 
 
+@pytest.mark.parametrize(
+    ('loader', 'to_rgb', 'flip'),
+    [
+        ('LoadImageFromFile', True, False),  # like nearly all of MMPretrain: sees RGB
+        ('LoadImageFromFile', False, True),  # like its RegNet and MobileViT: sees BGR
+        (None, False, False),  # like CIFAR, whose images are RGB already
+        (None, True, True),
+    ],
+)
+@pytest.mark.parametrize('student', [IMAGENET, dict(IMAGENET, to_rgb=False)])  # either sees RGB, of its own loader
+def test_order_of_channels_of_a_config_file(swin, save_weights, tmp_path, loader, to_rgb, flip, student):
+    pipeline = [dict(type=loader)] if loader else []
+    loading = dict(dataset=dict(pipeline=[*pipeline, dict(type='PackInputs')]))
+    path = tmp_path / 'teacher.py'
+    path.write_text(
+        f'model = {swin()!r}\ndata_preprocessor = {dict(HALF, to_rgb=to_rgb)!r}\ntrain_dataloader = {loading!r}\n'
+    )
+    cfg = dict(cfg_path=str(path), checkpoint=save_weights(swin()))
+    assert Teacher(cfg, preprocessor(student)).bridge.flip is flip
+    # What the run's config says comes first.
+    assert Teacher(dict(cfg, flip_channels=not flip), preprocessor(student)).bridge.flip is not flip
+    told = Teacher(dict(cfg, data_preprocessor=dict(to_rgb=True)), preprocessor(student))
+    assert told.bridge.flip is not student['to_rgb']
+
+
+def test_mmpretrains_own_bgr_model():
+    cfg = dict(cfg_path='mmpretrain::mobilevit/mobilevit-xxsmall_8xb128_in1k.py', allow_random_weights=True)
+    bridge = Teacher(cfg, preprocessor(IMAGENET)).bridge
+    images = pixels()
+    bgr = images.float() / 255  # as OpenCV loads them
+    torch.testing.assert_close(bridge(preprocessor(IMAGENET)(dict(inputs=images))['inputs']), bgr, rtol=1e-4, atol=1e-5)
+
+
+def test_bad_flip_channels(make):
+    with pytest.raises(ValueError, match="flip_channels is True, False or None .*, received 'bgr'"):
+        make(flip_channels='bgr')
+
+
 def test_input_size(make):
     teacher = make(input_size=64)
     seen = []
