@@ -1,10 +1,12 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 """Reading checkpoints: safely, strictly, and with errors that say what the file is."""
 
+import codecs
 import io
 import os
 import pickle
 import re
+from types import SimpleNamespace
 from typing import Any, Dict, List, Mapping, Tuple
 from urllib.parse import urlparse
 
@@ -21,35 +23,26 @@ class CheckpointError(ValueError):
     """A checkpoint that can't be read, or does not fit the model it is meant for."""
 
 
-def allow_mmengine_objects() -> None:
-    """Let torch's safe loading read the checkpoints that mmengine writes.
+def _mmengine_objects() -> Dict[str, Any]:
+    """What the checkpoints of mmengine hold besides tensors and plain values, by the names in their pickles.
 
-    mmengine saves its log as ``HistoryBuffer`` objects: numpy arrays, and a
-    reference to each of the class's own methods (``mean``, ``min``, ...), which
-    pickle writes as a call of ``getattr``. From torch 2.6 on ``torch.load``
-    refuses these by default, and with them a run's own checkpoint: resuming
-    fails. Arrays and buffers are containers of numbers, and in place of
-    ``getattr``, with which a file could reach anything, it gets a function that
-    gives those methods only.
+    Its log is kept as ``HistoryBuffer`` objects: numpy arrays, and a reference to
+    each of the class's own methods (``mean``, ``min``, ...), which pickle writes as
+    a call of ``getattr``. Arrays and buffers are containers of numbers, and in
+    place of ``getattr``, with which a file could reach anything, there is a
+    function that gives those methods only.
     """
-    if digit_version(torch.__version__) < digit_version('2.6.0'):
-        return  # torch.load does not restrict by default, and can't be given names
-    multiarray = getattr(np, '_core', None) or np.core
-    numpy_parts = [
-        (getattr(multiarray.multiarray, name), f'numpy.{core}.multiarray.{name}')
-        for name in ('_reconstruct', 'scalar')
-        for core in ('core', '_core')  # its name under numpy 1 and 2
-    ]
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            np.ndarray,
-            np.dtype,
-            *{type(np.dtype(code)) for code in '?bhilqBHILQefd'},
-            *numpy_parts,
-            (_history_statistic, 'builtins.getattr'),
-        ]
-    )
+    core: Any = getattr(np, 'core' if np.__version__.startswith('1.') else '_core')
+    multiarray = core.multiarray
+    classes = [HistoryBuffer, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in '?bhilqBHILQefd'}]
+    return {
+        **{f'{cls.__module__}.{cls.__qualname__}': cls for cls in classes},
+        # Under numpy 1 and 2.
+        **{f'numpy.{folder}.multiarray._reconstruct': multiarray._reconstruct for folder in ('core', '_core')},
+        **{f'numpy.{folder}.multiarray.scalar': multiarray.scalar for folder in ('core', '_core')},
+        '_codecs.encode': codecs.encode,  # in which pickle writes the bytes of an array
+        'builtins.getattr': _history_statistic,
+    }
 
 
 def _history_statistic(owner: Any, name: str) -> Any:
@@ -57,6 +50,42 @@ def _history_statistic(owner: Any, name: str) -> Any:
     if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
         raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner!r}, {name!r})')
     return getattr(HistoryBuffer, name)
+
+
+_TORCH_CAN_BE_TOLD = digit_version(torch.__version__) >= digit_version('2.6.0')
+
+
+def allow_mmengine_objects() -> None:
+    """Let torch's safe loading read the checkpoints that mmengine writes.
+
+    From torch 2.6 on ``torch.load`` refuses by default every class that it does
+    not know, and with them a run's own checkpoint: resuming fails. It is told of
+    :func:`_mmengine_objects`; older ones load without restriction by default.
+    """
+    if _TORCH_CAN_BE_TOLD:
+        torch.serialization.add_safe_globals([(value, name) for name, value in _mmengine_objects().items()])
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    """Safe loading for torch < 2.6, which has it but can't be told of further objects."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        path = f'{module}.{name}'.replace('__builtin__.', 'builtins.')
+        allowed = {**torch._weights_only_unpickler._get_allowed_globals(), **_mmengine_objects()}
+        if path not in allowed:
+            raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {path}')
+        return allowed[path]
+
+    @classmethod
+    def load_file(cls, file: Any, **options: Any) -> Any:
+        return cls(file, **options).load()
+
+
+def _safe_load(file: Any) -> Any:
+    if _TORCH_CAN_BE_TOLD:
+        return torch.load(file, map_location='cpu', weights_only=True)
+    module = SimpleNamespace(Unpickler=_SafeUnpickler, load=_SafeUnpickler.load_file, __name__='pickle')
+    return torch.load(file, map_location='cpu', weights_only=False, pickle_module=module)
 
 
 def read_checkpoint(source: str) -> Dict[str, Any]:
@@ -103,9 +132,9 @@ def _parse(file: Any, head: bytes, source: str) -> Dict[str, Any]:
             'download answered with a log-in or error page; get the file itself.'
         )
     try:
-        checkpoint = torch.load(file, map_location='cpu', weights_only=True)
+        checkpoint = _safe_load(file)
     except pickle.UnpicklingError as error:
-        if 'Unsupported global' in str(error) or 'weights_only' in str(error).partition('\n')[0]:
+        if re.search('unsupported global|trying to call|can only', str(error), re.IGNORECASE):
             found = re.search(r'GLOBAL (\S+)', str(error))
             what = f' ({found.group(1)})' if found else ''
             raise CheckpointError(

@@ -11,6 +11,8 @@ import sys
 import pytest
 import torch
 
+from rsd_mm.utils import read_checkpoint
+
 FAST = ['train_dataloader.dataset.indices=192', 'val_dataloader.dataset.indices=100']
 RSD = 'configs/quickstart/resnet_to_vit_digits.py'
 
@@ -50,13 +52,13 @@ def test_train_resume_and_test(train, run_tool, root, tmp_path):
     out = train(options=['default_hooks.logger.interval=1']).stdout
     for shown in ('loss_task:', 'loss_rsd:', 'rsd_invariance:', 'rsd_decorrelation:', 'accuracy/top1:'):
         assert shown in out
-    first = torch.load(work / 'epoch_1.pth', weights_only=True)
+    first = read_checkpoint(work / 'epoch_1.pth')
     assert {'state_dict', 'optimizer', 'param_schedulers', 'message_hub', 'meta'} <= set(first)
     assert {key.split('.')[0] for key in first['state_dict']} == {'student', 'terms'}
 
     out = train('--resume', epochs=2).stdout
     assert 'resumed epoch: 1, iter: 3' in out
-    second = torch.load(work / 'epoch_2.pth', weights_only=True)
+    second = read_checkpoint(work / 'epoch_2.pth')
     assert second['meta']['iter'] == 6
     assert second['optimizer']['state'][0]['step'] == 6
 
@@ -101,7 +103,7 @@ def test_average_of_weights(train, root, tmp_path):
     config = tmp_path / 'ema.py'
     config.write_text(f"_base_ = '{root / RSD}'\ncustom_hooks = [dict(type='EMAHook', momentum=0.5)]\n")
     train(tool=('train.py', config))
-    checkpoint = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=True)
+    checkpoint = read_checkpoint(tmp_path / 'work' / 'epoch_1.pth')
     assert not any('teacher' in key for key in checkpoint['ema_state_dict'])
     key = 'student.head.layers.head.weight'
     assert not torch.equal(checkpoint['state_dict'][key], checkpoint['ema_state_dict'][f'module.{key}'])
@@ -110,7 +112,7 @@ def test_average_of_weights(train, root, tmp_path):
 def test_two_processes_without_a_gpu(train, run_tool, root, tmp_path):
     out = train(tool=('dist_train.sh', RSD, 2), env=dict(PORT='29611')).stdout
     # 192 images, 64 a process, 2 processes: one iteration.
-    checkpoint = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=True)
+    checkpoint = read_checkpoint(tmp_path / 'work' / 'epoch_1.pth')
     assert checkpoint['meta']['iter'] == 1
     assert 'MMDistributedDataParallel' in out
     arguments = ['--work-dir', tmp_path / 'w', '--cfg-options', 'test_dataloader.dataset.indices=100']
