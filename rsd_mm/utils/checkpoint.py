@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import re
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any, Dict, List, Mapping, Tuple
 from urllib.parse import urlparse
@@ -34,7 +35,8 @@ def _mmengine_objects() -> Dict[str, Any]:
     """
     core: Any = getattr(np, 'core' if np.__version__.startswith('1.') else '_core')
     multiarray = core.multiarray
-    classes = [HistoryBuffer, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in '?bhilqBHILQefd'}]
+    # Counter: the milestones of MultiStepLR.
+    classes = [Counter, HistoryBuffer, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in '?bhilqBHILQefd'}]
     return {
         **{f'{cls.__module__}.{cls.__qualname__}': cls for cls in classes},
         # Under numpy 1 and 2.

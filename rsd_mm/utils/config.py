@@ -90,7 +90,10 @@ def resolve_model(cfg: Dict[str, Any], role: str, run_preprocessor: Optional[dic
         if 'data_preprocessor' in file:
             file.model.setdefault('data_preprocessor', file.data_preprocessor)
         whole = Config(dict(model=file.model))
-        whole.merge_from_dict(dict(model=changes))
+        try:
+            whole.merge_from_dict(dict(model=changes))
+        except TypeError as error:
+            raise ValueError(f'{role}: the changes do not fit the model of {path!r}: {error}') from None
         model, origin = whole.model, path
         model.setdefault('_scope_', file.get('default_scope'))
     if run_preprocessor is not None and 'data_preprocessor' not in cfg:

@@ -1,6 +1,7 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 """Every shipped config: it parses, builds, and trains, at full size on a little data."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,16 @@ from rsd_mm import RSDDistiller
 from rsd_mm.utils import read_checkpoint, resolve_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+README = (CONFIGS / 'rsd' / 'README.md').read_text()
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))
+
+
+TOKEN_PAIRS = [f'{t}_to_{s}_in1k.py' for t in ('resnet50', 'convnext-t', 'mixer-b') for s in ('deit-t', 'swin-n')]
+TOKEN_PAIRS += [f'{t}_to_resmlp-s12_in1k.py' for t in ('resnet50', 'convnext-t', 'swin-t')] + [
+    'swin-s_to_swin-t_in1k.py'
+]
+CNN_PAIRS = [f'{t}_to_{s}_in1k.py' for t in ('deit-t', 'swin-t', 'mixer-b') for s in ('resnet18', 'mobilenetv2')]
+CNN_PAIRS += ['resnet34_to_resnet18_in1k.py']
 
 
 @pytest.fixture
@@ -75,6 +85,11 @@ def test_trains_and_validates(name, little_data, tmp_path):
         assert 'train/rsd_decorrelation' in scalars
         total, task, rsd = (scalars[f'train/{key}'].data[0] for key in ('loss', 'loss_task', 'loss_rsd'))
         np.testing.assert_allclose(total, task + rsd, rtol=1e-5)
+    if name.startswith('rsd/'):
+        row = next(line for line in README.splitlines() if f']({name[4:]})' in line).split('|')
+        parts = (runner.model.student, runner.model.terms['loss_rsd'].projector)
+        counted = [sum(p.numel() for p in part.parameters()) / 1e6 for part in parts]
+        assert [float(cell) for cell in row[4:6]] == pytest.approx(counted, abs=0.005)
 
 
 def pair(name):
@@ -87,9 +102,10 @@ def pair(name):
     return cfg
 
 
-def test_recipe_of_imagenet_cnn_students():
+@pytest.mark.parametrize('name', CNN_PAIRS)
+def test_recipe_of_imagenet_cnn_students(name):
     """The figures of the authors' release."""
-    cfg = pair('swin-t_to_mobilenetv2_in1k.py')
+    cfg = pair(name)
     expected = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
     assert {key: cfg.optim_wrapper.optimizer[key] for key in expected} == expected
     assert cfg.train_cfg.max_epochs == 100
@@ -97,11 +113,53 @@ def test_recipe_of_imagenet_cnn_students():
     assert (warm_up.type, warm_up.end) == ('LinearLR', 3)
     assert (steps.type, steps.milestones, steps.gamma) == ('MultiStepLR', [30, 60, 90], 0.1)
     assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 512
+    steps = [step.type for step in cfg.train_dataloader.dataset.pipeline]
+    assert steps == ['LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'PackInputs']
+
+
+def test_every_imagenet_pair_is_there():
+    """The 15 pairs of the paper, and two of one architecture."""
+    assert sorted(CNN_PAIRS + TOKEN_PAIRS) == [name[4:] for name in NAMES if re.fullmatch('rsd/.*_in1k.py', name)]
+
+
+def test_flagship():
+    cfg = pair('swin-t_to_mobilenetv2_in1k.py')
     student = resolve_model(cfg.model.student, 'student').model
     assert student.backbone == dict(type='MobileNetV2', widen_factor=1.0)
     teacher = resolve_model(cfg.model.teacher, 'teacher')
     assert (teacher.model.backbone.type, teacher.model.backbone.arch) == ('SwinTransformer', 'tiny')
+
+
+@pytest.mark.parametrize('name', CNN_PAIRS + TOKEN_PAIRS)
+def test_teachers_weights_are_mmpretrains(name):
+    teacher = resolve_model(pair(name).model.teacher, 'teacher')
     assert teacher.checkpoint.startswith('https://download.openmmlab.com/')
+
+
+@pytest.mark.parametrize('name', TOKEN_PAIRS)
+def test_recipe_of_imagenet_token_students(name):
+    """The figures of the authors' release."""
+    cfg = pair(name)
+    expected = dict(type='AdamW', lr=5e-4, weight_decay=0.05)
+    assert {key: cfg.optim_wrapper.optimizer[key] for key in expected} == expected
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=5.0)
+    assert cfg.train_cfg.max_epochs == 300
+    warm_up, cosine = cfg.param_scheduler
+    assert (warm_up.type, warm_up.end) == ('LinearLR', 20)
+    assert warm_up.start_factor * 5e-4 == pytest.approx(5e-7)
+    assert (cosine.type, cosine.eta_min, cosine.begin, cosine.end) == ('CosineAnnealingLR', 1e-6, 20, 300)
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 1024
+    (ema,) = [hook for hook in cfg.custom_hooks if hook.type == 'EMAHook']
+    assert 1 - ema.momentum == pytest.approx(0.99996)
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    randaug, erasing = steps['RandAugment'], steps['RandomErasing']
+    assert (randaug.policies, randaug.magnitude_level, randaug.magnitude_std) == ('timm_increasing', 9, 0.5)
+    assert erasing.erase_prob == 0.25
+    student = resolve_model(cfg.model.student, 'student').model
+    assert [(a.type, a.alpha) for a in student.train_cfg.augments] == [('Mixup', 0.8), ('CutMix', 1.0)]
+    loss = student.get('loss') or student.head.loss
+    assert (loss.type, loss.label_smooth_val) == ('LabelSmoothLoss', 0.1)
+    assert student.get('backbone', {}).get('drop_path_rate', 0.0) == 0.0
 
 
 def test_recipe_of_cifar_cnn_students():

@@ -27,6 +27,15 @@ def test_changes_are_merged_into_the_file(tmp_path):
     assert model.backbone.depth == 18
 
 
+def test_changes_that_do_not_fit():
+    path = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
+    changes = dict(backbone=dict(arch=dict(embed_dims=64)))
+    with pytest.raises(ValueError, match=r"student: the changes do not fit the model of 'mmpretrain::.*_delete_=True"):
+        resolve_model(dict(cfg_path=path, **changes), 'student')
+    changes['backbone']['arch']['_delete_'] = True
+    assert resolve_model(dict(cfg_path=path, **changes), 'student').model.backbone.arch == dict(embed_dims=64)
+
+
 def test_published_weights_are_found_in_the_model_index():
     cfg = dict(cfg_path='mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py', pretrained=True)
     checkpoint = resolve_model(cfg, 'teacher').checkpoint
