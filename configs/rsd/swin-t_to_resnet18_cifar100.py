@@ -11,9 +11,9 @@ model = dict(
         cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py',
         head=dict(num_classes=100, loss=dict(_delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1)),
     ),
+    # The checkpoint is what the teacher's config trains; a published one goes in its place.
     teacher=dict(
         cfg_path='{{ fileDirname }}/../teachers/swin-t_cifar100.py',
-        # What configs/teachers/swin-t_cifar100.py trains. For another file: --cfg-options model.teacher.checkpoint=PATH
         checkpoint='work_dirs/swin-t_cifar100/epoch_30.pth',
     ),
 )

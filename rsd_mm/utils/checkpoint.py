@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import re
+import sys
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any, Dict, List, Mapping, Tuple
@@ -211,7 +212,8 @@ def load_strictly(model: nn.Module, source: str, name: str = 'model') -> None:
     """Load a checkpoint into a model; every key and shape has to fit.
 
     Args:
-        model (nn.Module): The model, changed in place.
+        model (nn.Module): The model, changed in place. One of timm takes files of
+            older versions of timm as well.
         source (str): See :func:`read_checkpoint`.
         name (str): What the error calls the model, for example ``teacher``.
 
@@ -219,7 +221,7 @@ def load_strictly(model: nn.Module, source: str, name: str = 'model') -> None:
         CheckpointError: If the file can't be read, or if a key is missing,
             unexpected or of another shape; those are listed.
     """
-    state = state_dict_of(read_checkpoint(source), source)
+    state = _for_timm(model, state_dict_of(read_checkpoint(source), source))
     problems: List[Tuple[str, List[str]]] = []
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
@@ -243,6 +245,20 @@ def load_strictly(model: nn.Module, source: str, name: str = 'model') -> None:
             f'Checkpoint {source!r} does not fit the {name} ({type(model).__name__}):\n' + '\n'.join(lines) + '\n'
             f'Give the checkpoint of this very architecture and class count, or change the {name} to match it.'
         )
+
+
+def _for_timm(model: nn.Module, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Rename the keys of an older timm's state dict to those of the timm that is installed.
+
+    timm's modules bring the function that does so for their own models (for
+    example, from 0.9 on Swin's downsampling is part of the next stage). MMPretrain
+    wraps a timm model as ``model``.
+    """
+    inner = getattr(model, 'model', None)
+    if not type(inner).__module__.startswith('timm.') or state.keys() == model.state_dict().keys():
+        return state
+    rename = getattr(sys.modules[type(inner).__module__], 'checkpoint_filter_fn', None)
+    return state if rename is None else dict(rename(state, inner))
 
 
 def _plain(size: str) -> str:

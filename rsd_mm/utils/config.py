@@ -96,6 +96,9 @@ def resolve_model(cfg: Dict[str, Any], role: str, run_preprocessor: Optional[dic
             raise ValueError(f'{role}: the changes do not fit the model of {path!r}: {error}') from None
         model, origin = whole.model, path
         model.setdefault('_scope_', file.get('default_scope'))
+    referred_without = 'cfg_path' in cfg and cfg.get('pretrained') is False
+    if model.get('pretrained') is True and (checkpoint is not None or referred_without):
+        model['pretrained'] = False  # timm would download weights that are replaced, or that are not wanted
     if run_preprocessor is not None and 'data_preprocessor' not in cfg:
         model['data_preprocessor'] = copy.deepcopy(run_preprocessor)
         loads_bgr = None

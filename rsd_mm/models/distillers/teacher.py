@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rsd_mm.utils.checkpoint import load_strictly
 from rsd_mm.utils.config import build_model, resolve_model
 
-from .taps import Recorder, Tap, resolve_tap
+from .taps import Recorder, Tap, num_classes, resolve_tap
 
 
 class InputBridge(nn.Module):
@@ -135,6 +135,8 @@ class Teacher(nn.Module):
         self.model = build_model(reference, 'teacher')
         if checkpoint is not None:
             load_strictly(self.model, checkpoint, 'teacher')
+        elif has_weights and not random_weights:
+            _check_timm_classifier(self.model, reference.origin)
         preprocessor = getattr(self.model, 'data_preprocessor', None)
         if not own_preprocessor or preprocessor is None:
             preprocessor = student_preprocessor
@@ -191,6 +193,19 @@ def _take_checkpoint(model: Dict[str, Any]) -> Optional[str]:
     if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained' and 'prefix' not in init_cfg:
         return model.pop('init_cfg')['checkpoint']
     return None
+
+
+def _check_timm_classifier(model: nn.Module, origin: str) -> None:
+    """timm leaves the classifier of a pretrained model random where the classes differ, without a word."""
+    inner = getattr(model, 'model', None)
+    published = (getattr(inner, 'pretrained_cfg', None) or {}).get('num_classes')
+    classes = num_classes(model)
+    if published is not None and published != classes:
+        raise ValueError(
+            f'teacher: the weights that timm publishes for {origin} tell {published} classes apart; for {classes} its '
+            "classifier would be random. Set 'checkpoint' to weights for these classes, or num_classes="
+            f'{published} (embeddings may be compared across different classes).'
+        )
 
 
 def _pair(size: Any) -> Optional[Tuple[int, int]]:

@@ -212,7 +212,7 @@ class TestWeights:
         teacher = Teacher(dict(swin(), allow_random_weights=True), preprocessor())
         assert teacher.checkpoint is None
 
-    def test_timm_brings_its_own(self, monkeypatch):
+    def test_timm_brings_its_own(self, monkeypatch, tmp_path):
         import timm
 
         asked = []
@@ -223,9 +223,19 @@ class TestWeights:
             return create(*args, **kwargs)
 
         monkeypatch.setattr('timm.models.create_model', create_without_download)
-        cfg = dict(type='TimmClassifier', model_name='resnet10t', num_classes=10)
+        cfg = dict(type='TimmClassifier', model_name='resnet10t')
         teacher = Teacher(dict(cfg, pretrained=True), preprocessor())
         assert asked == [True]
         assert teacher.tap('embedding').channels == 512
         with pytest.raises(ValueError, match='teacher: TimmClassifier has no weights'):
             Teacher(cfg, preprocessor())
+        # With other classes timm leaves the classifier random.
+        message = 'the weights that timm publishes for TimmClassifier tell 1000 classes apart; for 10 its classifier'
+        with pytest.raises(ValueError, match=message):
+            Teacher(dict(cfg, pretrained=True, num_classes=10), preprocessor())
+        # What a checkpoint replaces is not downloaded.
+        path = str(tmp_path / 'weights.pth')
+        torch.save(create('resnet10t', num_classes=10).state_dict(), path)
+        asked.clear()
+        Teacher(dict(cfg, pretrained=True, num_classes=10, checkpoint=path), preprocessor())
+        assert asked == [False]

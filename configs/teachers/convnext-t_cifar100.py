@@ -1,0 +1,4 @@
+# ConvNeXt-T as a teacher on CIFAR-100, fine-tuned like Swin-T.
+_base_ = './swin-t_cifar100.py'
+
+model = dict(model_name='convnext_tiny')
