@@ -124,6 +124,21 @@ def test_two_processes_without_a_gpu(train, run_tool, root, tmp_path):
     assert tested == pytest.approx(validated, abs=1e-3)
 
 
+def test_check_teacher(run_tool, root, teacher, tmp_path):
+    """In the distillation it is as good as on its own."""
+    found = []
+    option = f'model.teacher.checkpoint={teacher}'
+    for command in (
+        ('check_teacher.py', RSD, '--work-dir', tmp_path / 'a', '--cfg-options', option),
+        ('test.py', 'configs/quickstart/resnet_digits.py', teacher, '--work-dir', tmp_path / 'b'),
+    ):
+        out = run_tool(*command, cwd=root).stdout
+        found.append(float(re.findall(r'accuracy/top1:? ([\d.]+)', out)[-1]))
+    assert found[0] == pytest.approx(found[1], abs=0.01)
+    done = run_tool('check_teacher.py', 'configs/quickstart/vit_digits.py', cwd=root, check=False)
+    assert "'configs/quickstart/vit_digits.py' is not a distillation: its model has no teacher." in done.stdout
+
+
 class TestBadCommandLines:
     def fails(self, train, message, *arguments, **kwargs):
         done = train(*arguments, check=False, **kwargs)

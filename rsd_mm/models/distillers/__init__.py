@@ -1,5 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-from .distiller import Distiller, DistillTerm
+from .distiller import Distiller, DistillTerm, TeacherClassifier
 from .rsd_distiller import RSDDistiller
 from .taps import Recorder, Tap, find_classifier, num_classes, resolve_tap
 from .teacher import InputBridge, Teacher
@@ -12,6 +12,7 @@ __all__ = [
     'Recorder',
     'Tap',
     'Teacher',
+    'TeacherClassifier',
     'find_classifier',
     'num_classes',
     'resolve_tap',

@@ -10,6 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
 
 from rsd_mm import RSDDistiller, RSDProjector, rsd_loss, rsd_loss_parts
+from rsd_mm.models.distillers import TeacherClassifier
 from rsd_mm.utils import CheckpointError
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
@@ -398,3 +399,19 @@ class TestBadBatches:
         check(float('nan'))
         with pytest.raises(ValueError, match="The student's embedding holds NaN or inf"):
             check(1.0)
+
+
+def test_teacher_as_a_classifier(make_distiller, batch):
+    distiller = make_distiller()
+    model = TeacherClassifier(distiller)
+    inputs, samples = batch()
+    expected = distiller.teacher.model(inputs)
+    torch.testing.assert_close(model(inputs), expected)
+    predicted = model(inputs, samples, mode='predict')
+    torch.testing.assert_close(torch.stack([sample.pred_score for sample in predicted]), expected.softmax(dim=1))
+    assert torch.equal(torch.cat([sample.pred_label for sample in predicted]), expected.argmax(dim=1))
+    assert not model.state_dict()
+    with pytest.raises(
+        ValueError, match="evaluated in mode 'tensor', or 'predict' with data samples; received mode 'loss'"
+    ):
+        model(inputs, samples, mode='loss')

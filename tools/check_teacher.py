@@ -1,0 +1,59 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""Is the teacher what it claims to be? ``python tools/check_teacher.py CONFIG``.
+
+Evaluates the teacher of a distillation on the validation set, through the
+distillation's own data pipeline, preprocessing and input bridge, so that weights,
+normalization or image size that do not belong together show before a long run.
+"""
+
+import argparse
+
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from rsd_mm.utils.launch import (
+    add_run_arguments,
+    check_data_folders,
+    init_distributed,
+    load_config,
+    set_dataloader_defaults,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Evaluate a distillation's teacher on the validation set")
+    add_run_arguments(parser)
+    return parser.parse_args()
+
+
+def build_config(args: argparse.Namespace) -> Config:
+    cfg = load_config(args)
+    if 'teacher' not in cfg.model:
+        raise SystemExit(f'{args.config!r} is not a distillation: its model has no teacher.')
+    cfg.load_from, cfg.resume = None, False
+    cfg.model = dict(type='TeacherClassifier', distiller=cfg.model)
+    # The validation set is what is tested here.
+    cfg.test_dataloader, cfg.test_evaluator, cfg.test_cfg = cfg.val_dataloader, cfg.val_evaluator, dict()
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    cfg.custom_hooks = []
+    set_dataloader_defaults(cfg, args, 'test_dataloader')
+    check_data_folders(cfg, 'test_dataloader')
+    return cfg
+
+
+def main() -> None:
+    cfg = build_config(parse_args())
+    init_distributed(cfg)
+    runner = Runner.from_cfg(cfg)
+    metrics = runner.test()
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    shown = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
+    runner.logger.info(f'Teacher {model.teacher.origin}, weights {model.teacher.checkpoint}: {shown}')
+
+
+if __name__ == '__main__':
+    main()
