@@ -3,6 +3,7 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -97,6 +98,10 @@ def test_trains_and_validates(name, little_data, tmp_path):
         assert [float(cell) for cell in row[4:6]] == pytest.approx(counted, abs=0.005)
 
 
+def cosine(eta_min, begin):
+    return dict(type='CosineAnnealingLR', eta_min=eta_min, begin=begin, end=300)
+
+
 def pair(name):
     cfg = Config.fromfile(str(CONFIGS / 'rsd' / name))
     assert cfg.model.loss == dict(type='RSDLoss', loss_weight=0.1, kappa=0.01)
@@ -107,22 +112,47 @@ def pair(name):
     return cfg
 
 
-@pytest.mark.parametrize('name', CNN_PAIRS)
-def test_recipe_of_imagenet_cnn_students(name):
+class Recipe(NamedTuple):
     """The figures of the authors' release."""
+
+    pairs: list
+    optimizer: dict
+    epochs: int
+    warm_up: int
+    decay: dict
+    gpus: int
+    images: int
+
+
+SGD, ADAMW = dict(type='SGD', momentum=0.9), dict(type='AdamW', lr=5e-4, weight_decay=0.05)
+STEPS = dict(type='MultiStepLR', milestones=[30, 60, 90], gamma=0.1)
+RECIPES = [
+    Recipe(CNN_PAIRS, dict(SGD, lr=0.1, weight_decay=1e-4), 100, 3, STEPS, 8, 64),
+    Recipe(TOKEN_PAIRS, ADAMW, 300, 20, cosine(1e-6, 20), 8, 128),
+    Recipe(CIFAR_CNN_PAIRS, dict(SGD, lr=0.05, weight_decay=2e-3), 300, 3, cosine(1e-3, 3), 2, 128),
+    Recipe(CIFAR_TOKEN_PAIRS, ADAMW, 300, 20, cosine(1e-5, 20), 2, 128),
+]
+
+
+@pytest.mark.parametrize(('name', 'recipe'), [(name, recipe) for recipe in RECIPES for name in recipe.pairs])
+def test_recipe(name, recipe):
     cfg = pair(name)
-    expected = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
-    assert {key: cfg.optim_wrapper.optimizer[key] for key in expected} == expected
-    assert cfg.train_cfg.max_epochs == 100
-    warm_up, steps = cfg.param_scheduler
-    assert (warm_up.type, warm_up.end) == ('LinearLR', 3)
-    assert (steps.type, steps.milestones, steps.gamma) == ('MultiStepLR', [30, 60, 90], 0.1)
-    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 512
-    steps = [step.type for step in cfg.train_dataloader.dataset.pipeline]
-    assert steps == ['LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'PackInputs']
+    warm_up, decay = cfg.param_scheduler
+    assert {key: cfg.optim_wrapper.optimizer[key] for key in recipe.optimizer} == recipe.optimizer
+    assert cfg.train_cfg.max_epochs == recipe.epochs
+    assert (warm_up.type, warm_up.get('begin', 0), warm_up.end) == ('LinearLR', 0, recipe.warm_up)
+    assert {key: decay[key] for key in recipe.decay} == recipe.decay
+    assert cfg.train_dataloader.batch_size == recipe.images
+    assert cfg.auto_scale_lr.base_batch_size == recipe.gpus * recipe.images
 
 
-def check_token_augmentation(cfg):
+@pytest.mark.parametrize('name', TOKEN_PAIRS + CIFAR_TOKEN_PAIRS)
+def test_recipe_of_token_students(name):
+    cfg = pair(name)
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=5.0)
+    assert cfg.param_scheduler[0].start_factor * 5e-4 == pytest.approx(5e-7)
+    averages = [1 - hook.momentum for hook in cfg.custom_hooks if hook.type == 'EMAHook']
+    assert averages == (pytest.approx([0.99996]) if name in TOKEN_PAIRS else [])
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
     randaug, erasing = steps['RandAugment'], steps['RandomErasing']
     assert (randaug.policies, randaug.magnitude_level, randaug.magnitude_std) == ('timm_increasing', 9, 0.5)
@@ -132,6 +162,16 @@ def check_token_augmentation(cfg):
     loss = student.get('loss') or student.head.loss
     assert (loss.type, loss.label_smooth_val) == ('LabelSmoothLoss', 0.1)
     assert student.get('backbone', {}).get('drop_path_rate', 0.0) == 0.0
+
+
+@pytest.mark.parametrize('name', CNN_PAIRS + CIFAR_CNN_PAIRS)
+def test_recipe_of_cnn_students(name):
+    cfg = pair(name)
+    steps = [step.type for step in cfg.train_dataloader.dataset.pipeline if step.type != 'LoadImageFromFile']
+    assert steps == ['RandomResizedCrop', 'RandomFlip', 'PackInputs']
+    head = resolve_model(cfg.model.student, 'student').model.head
+    smoothing = head.loss.get('label_smooth_val')
+    assert (head.num_classes, smoothing) == ((100, 0.1) if name in CIFAR_CNN_PAIRS else (1000, None))
 
 
 def test_every_pair_is_there():
@@ -154,58 +194,6 @@ def test_flagship():
 def test_teachers_weights_are_mmpretrains(name):
     teacher = resolve_model(pair(name).model.teacher, 'teacher')
     assert re.fullmatch('https://.*[.]pth', teacher.checkpoint)
-
-
-@pytest.mark.parametrize('name', TOKEN_PAIRS)
-def test_recipe_of_imagenet_token_students(name):
-    """The figures of the authors' release."""
-    cfg = pair(name)
-    expected = dict(type='AdamW', lr=5e-4, weight_decay=0.05)
-    assert {key: cfg.optim_wrapper.optimizer[key] for key in expected} == expected
-    assert cfg.optim_wrapper.clip_grad == dict(max_norm=5.0)
-    assert cfg.train_cfg.max_epochs == 300
-    warm_up, cosine = cfg.param_scheduler
-    assert (warm_up.type, warm_up.end) == ('LinearLR', 20)
-    assert warm_up.start_factor * 5e-4 == pytest.approx(5e-7)
-    assert (cosine.type, cosine.eta_min, cosine.begin, cosine.end) == ('CosineAnnealingLR', 1e-6, 20, 300)
-    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 1024
-    (ema,) = [hook for hook in cfg.custom_hooks if hook.type == 'EMAHook']
-    assert 1 - ema.momentum == pytest.approx(0.99996)
-    check_token_augmentation(cfg)
-
-
-@pytest.mark.parametrize('name', CIFAR_CNN_PAIRS)
-def test_recipe_of_cifar_cnn_students(name):
-    """The figures of the authors' release."""
-    cfg = pair(name)
-    expected = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=2e-3)
-    assert {key: cfg.optim_wrapper.optimizer[key] for key in expected} == expected
-    assert cfg.train_cfg.max_epochs == 300
-    warm_up, cosine = cfg.param_scheduler
-    assert (warm_up.type, warm_up.end) == ('LinearLR', 3)
-    assert (cosine.type, cosine.eta_min, cosine.begin, cosine.end) == ('CosineAnnealingLR', 1e-3, 3, 300)
-    assert cfg.train_dataloader.batch_size * 2 == cfg.auto_scale_lr.base_batch_size == 256
-    student = resolve_model(cfg.model.student, 'student').model
-    assert student.head.num_classes == 100
-    assert student.head.loss == dict(type='LabelSmoothLoss', label_smooth_val=0.1)
-    steps = [step.type for step in cfg.train_dataloader.dataset.pipeline]
-    assert steps == ['RandomResizedCrop', 'RandomFlip', 'PackInputs']
-
-
-@pytest.mark.parametrize('name', CIFAR_TOKEN_PAIRS)
-def test_recipe_of_cifar_token_students(name):
-    """The figures of the authors' release."""
-    cfg = pair(name)
-    expected = dict(type='AdamW', lr=5e-4, weight_decay=0.05)
-    assert {key: cfg.optim_wrapper.optimizer[key] for key in expected} == expected
-    assert cfg.optim_wrapper.clip_grad == dict(max_norm=5.0)
-    assert cfg.train_cfg.max_epochs == 300
-    warm_up, cosine = cfg.param_scheduler
-    assert (warm_up.type, warm_up.end) == ('LinearLR', 20)
-    assert warm_up.start_factor * 5e-4 == pytest.approx(5e-7)
-    assert (cosine.type, cosine.eta_min, cosine.begin, cosine.end) == ('CosineAnnealingLR', 1e-5, 20, 300)
-    assert cfg.train_dataloader.batch_size * 2 == cfg.auto_scale_lr.base_batch_size == 256
-    check_token_augmentation(cfg)
 
 
 @pytest.mark.parametrize('name', CIFAR_CNN_PAIRS + CIFAR_TOKEN_PAIRS)
