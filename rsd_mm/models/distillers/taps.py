@@ -111,8 +111,9 @@ def find_classifier(model: nn.Module, role: str = 'model') -> str:
 
 def num_classes(model: nn.Module) -> Optional[int]:
     """The number of classes that a classifier tells apart, if it says so."""
-    # MMPretrain's heads, the backbones that hold a classifier themselves (VGG), timm's models, the model itself.
-    for owner in ('head', 'backbone', 'model', ''):
+    # MMPretrain's heads, the backbones that hold a classifier themselves (VGG), timm's models, the model itself, and
+    # what its data is said to have (ViG's head keeps no number).
+    for owner in ('head', 'backbone', 'model', '', 'data_preprocessor'):
         classes = getattr(getattr(model, owner, None) if owner else model, 'num_classes', None)
         if isinstance(classes, int) and classes > 0:
             return classes

@@ -40,6 +40,18 @@ ARCHITECTURES = {
         'backbone.classifier.6',
         4096,
     ),
+    'head that keeps no number of classes': (
+        dict(
+            classifier(
+                dict(type='MobileNetV2', widen_factor=0.25),
+                dict(type='VigClsHead', num_classes=7, in_channels=1280, hidden_dim=24, act_cfg=dict(type='ReLU')),
+                GAP,
+            ),
+            data_preprocessor=dict(num_classes=7),
+        ),
+        'head.fc2',
+        24,
+    ),
     'timm': (dict(type='TimmClassifier', model_name='resnet18', num_classes=7), 'model.fc', 512),
 }
 
