@@ -1,7 +1,7 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 from .distiller import Distiller, DistillTerm, TeacherClassifier
 from .rsd_distiller import RSDDistiller
-from .taps import Recorder, Tap, find_classifier, num_classes, resolve_tap
+from .taps import Recorder, Tap, find_classifiers, num_classes, resolve_tap
 from .teacher import InputBridge, Teacher
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     'Tap',
     'Teacher',
     'TeacherClassifier',
-    'find_classifier',
+    'find_classifiers',
     'num_classes',
     'resolve_tap',
 ]

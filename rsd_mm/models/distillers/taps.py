@@ -5,7 +5,10 @@ A tap is written in a config as
 
 - ``'embedding'``: the input of the layer that computes the logits, the vector
   that the literature calls penultimate or pre-logits;
-- ``'logits'``: the output of that layer;
+- ``'logits'``: the output of that layer. A head with several such layers
+  (distilled DeiT and LeViT have one for each of two tokens, Conformer one for
+  each branch) is read at all of them: what they take or give is averaged, as
+  these heads average their predictions, or concatenated if the widths differ;
 - any other string: the path of a module, whose output is read;
 - ``dict(type='ModuleInputs' | 'ModuleOutputs', source=PATH, data_idx=None)``: the
   input or output of a module in mmrazor's words, of which ``data_idx`` selects
@@ -18,8 +21,9 @@ model carries no trace of having been tapped.
 
 import difflib
 from types import TracebackType
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Type, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
+import torch
 from torch import Tensor, nn
 
 _KINDS = ('ModuleInputs', 'ModuleOutputs')
@@ -30,7 +34,7 @@ class Tap(NamedTuple):
 
     Attributes:
         name (str): How the config calls it.
-        source (str): The path of the module.
+        sources (Tuple[str, ...]): The path of the module, or of several.
         inputs (bool): Whether the module's input is read, rather than its output.
         data_idx (int, optional): Which of several inputs or outputs.
         channels (int, optional): The width of what is read, where the module
@@ -38,13 +42,13 @@ class Tap(NamedTuple):
     """
 
     name: str
-    source: str
+    sources: Tuple[str, ...]
     inputs: bool
     data_idx: Optional[int] = None
     channels: Optional[int] = None
 
     def __str__(self) -> str:
-        return f'{self.name} ({"input" if self.inputs else "output"} of {self.source!r})'
+        return f'{self.name} ({"input" if self.inputs else "output"} of {" and ".join(map(repr, self.sources))})'
 
 
 def resolve_tap(model: nn.Module, spec: Union[str, dict], role: str) -> Tap:
@@ -68,40 +72,47 @@ def resolve_tap(model: nn.Module, spec: Union[str, dict], role: str) -> Tap:
         unknown = set(spec) - {'type', 'source', 'data_idx'}
         if unknown:
             raise ValueError(f'{role}: a tap has no option {sorted(unknown)[0]!r}. It takes: type, source, data_idx.')
-        source, inputs, data_idx = spec['source'], spec['type'] == 'ModuleInputs', spec.get('data_idx')
-        name = source
+        name, inputs, data_idx = spec['source'], spec['type'] == 'ModuleInputs', spec.get('data_idx')
+        sources: Tuple[str, ...] = (name,)
     elif spec in ('embedding', 'logits'):
-        source, inputs, data_idx, name = find_classifier(model, role), spec == 'embedding', None, spec
+        name, inputs, data_idx, sources = spec, spec == 'embedding', None, find_classifiers(model, role)
     elif isinstance(spec, str):
-        source, inputs, data_idx, name = spec, False, None, spec
+        name, inputs, data_idx, sources = spec, False, None, (spec,)
     else:
         raise ValueError(f'{role}: a tap is a string or a dict, received {spec!r}.')
     modules = dict(model.named_modules())
-    if not source or source not in modules:
-        close = difflib.get_close_matches(source, modules, n=3, cutoff=0.4)
+    if not sources[0] or sources[0] not in modules:
+        close = difflib.get_close_matches(name, modules, n=3, cutoff=0.4)
         raise ValueError(
-            f"{role}: {type(model).__name__} has no module {source!r} to read. Allowed are 'embedding', "
+            f"{role}: {type(model).__name__} has no module {name!r} to read. Allowed are 'embedding', "
             f"'logits' and the paths of its modules{', for example ' + ', '.join(map(repr, close)) if close else ''}."
         )
-    return Tap(name, source, inputs, data_idx, _channels(modules[source], inputs))
+    widths = [_channels(modules[source], inputs) for source in sources]
+    known = [width for width in widths if width is not None]
+    channels = None if len(known) < len(widths) else known[0] if len(set(known)) == 1 else sum(known)
+    return Tap(name, sources, inputs, data_idx, channels)
 
 
-def find_classifier(model: nn.Module, role: str = 'model') -> str:
-    """The path of the layer that computes the logits.
+def find_classifiers(model: nn.Module, role: str = 'model') -> Tuple[str, ...]:
+    """The paths of the layers that compute the logits, nearly always one.
 
-    It is the linear layer with as many outputs as there are classes, in the head
-    if that has one, else anywhere (VGG and timm models keep it elsewhere).
+    They are the linear layers with as many outputs as there are classes: those of
+    the head if it has any, else one anywhere (VGG and timm's models keep it
+    elsewhere).
 
     Raises:
-        ValueError: If there is no such layer, or more than one.
+        ValueError: If there is no such layer, or if it can't be told which it is.
     """
     classes = num_classes(model)
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    fitting = {name for name, module in linear.items() if classes is None or module.out_features == classes}
-    candidates = [name for name in fitting if name.startswith('head.')] or list(fitting)
-    if len(candidates) == 1:
-        return candidates[0]
-    found = ', '.join(sorted(candidates)) if candidates else 'none'
+    fitting = [name for name, module in linear.items() if classes is None or module.out_features == classes]
+    of_head = [name for name in fitting if name.startswith('head.')]
+    if len(of_head or fitting) == 1:
+        return tuple(of_head or fitting)
+    # Side by side, none feeding on logits; a hidden layer could have that width by chance.
+    if of_head and classes is not None and all(linear[name].in_features != classes for name in of_head):
+        return tuple(of_head)
+    found = ', '.join(sorted(of_head or fitting)) or 'none'
     raise ValueError(
         f'{role}: cannot tell which layer of {type(model).__name__} computes its logits'
         f'{f" for {classes} classes" if classes else ""}; linear layers that could: {found}. Name the '
@@ -154,24 +165,13 @@ class Recorder:
         self._taps = list(dict.fromkeys(taps))
         self._role = role
         self._handles: List[Any] = []
-        self._seen: Dict[Tap, Any] = {}
+        self._seen: Dict[Tuple[Tap, str], Any] = {}
 
     def __enter__(self) -> 'Recorder':
         self._seen = {}
         for tap in self._taps:
-            module = self._model.get_submodule(tap.source)
-            if tap.inputs:
-
-                def read_input(module: nn.Module, args: tuple, tap: Tap = tap) -> None:
-                    self._keep(tap, args)
-
-                self._handles.append(module.register_forward_pre_hook(read_input))
-            else:
-
-                def read_output(module: nn.Module, args: tuple, output: Any, tap: Tap = tap) -> None:
-                    self._keep(tap, output)
-
-                self._handles.append(module.register_forward_hook(read_output))
+            for source in tap.sources:
+                self._handles.append(self._hook(self._model.get_submodule(source), tap, source))
         return self
 
     def __exit__(
@@ -184,26 +184,39 @@ class Recorder:
             handle.remove()
         self._handles = []
 
-    def _keep(self, tap: Tap, value: Any) -> None:
-        if tap in self._seen:
+    def _hook(self, module: nn.Module, tap: Tap, source: str) -> Any:
+        if tap.inputs:
+            return module.register_forward_pre_hook(lambda module, args: self._keep(tap, source, args))
+        return module.register_forward_hook(lambda module, args, output: self._keep(tap, source, output))
+
+    def _keep(self, tap: Tap, source: str, value: Any) -> None:
+        if (tap, source) in self._seen:
             raise RuntimeError(
-                f'{self._role}: the module {tap.source!r} ran more than once in a forward, so which '
+                f'{self._role}: the module {source!r} ran more than once in a forward, so which '
                 f'representation {tap} means cannot be told. Read another module.'
             )
-        self._seen[tap] = value
+        self._seen[tap, source] = value
 
     def __getitem__(self, tap: Tap) -> Tensor:
-        if tap not in self._seen:
+        values = [self._read(tap, source) for source in tap.sources]
+        if len(values) == 1:
+            return values[0]
+        if len({value.shape for value in values}) == 1:
+            return torch.stack(values).mean(dim=0)
+        return torch.cat(values, dim=1)
+
+    def _read(self, tap: Tap, source: str) -> Tensor:
+        if (tap, source) not in self._seen:
             raise RuntimeError(
-                f'{self._role}: the module {tap.source!r} did not run in this forward, so {tap} was not '
+                f'{self._role}: the module {source!r} did not run in this forward, so {tap} was not '
                 'read. Read a module that runs in training and in evaluation.'
             )
-        value = _unwrap(self._seen[tap])
+        value = _unwrap(self._seen[tap, source])
         if isinstance(value, (tuple, list)):
             if tap.data_idx is None or not -len(value) <= tap.data_idx < len(value):
                 raise RuntimeError(
                     f'{self._role}: {tap} is {len(value)} values; choose one with '
-                    f"dict(type='{_KINDS[not tap.inputs]}', source='{tap.source}', data_idx=...), from 0."
+                    f"dict(type='{_KINDS[not tap.inputs]}', source='{source}', data_idx=...), from 0."
                 )
             value = _unwrap(value[tap.data_idx])
         if not isinstance(value, Tensor):

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from rsd_mm.models.distillers import Recorder, find_classifier, num_classes, resolve_tap
+from rsd_mm.models.distillers import Recorder, find_classifiers, num_classes, resolve_tap
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ ARCHITECTURES = {
 def test_embedding_is_what_enters_the_classifier(kind):
     cfg, path, width = ARCHITECTURES[kind]
     model = MODELS.build(copy.deepcopy(cfg)).eval()
-    assert find_classifier(model) == path
+    assert find_classifiers(model) == (path,)
     assert num_classes(model) == 7
     embedding, logits = resolve_tap(model, 'embedding', 'student'), resolve_tap(model, 'logits', 'student')
     assert (embedding.channels, logits.channels) == (width, 7)
@@ -71,6 +71,53 @@ def test_embedding_is_what_enters_the_classifier(kind):
     assert record[embedding].shape == (2, width)
     torch.testing.assert_close(record[logits], out)
     torch.testing.assert_close(model.get_submodule(path)(record[embedding]), out)
+
+
+TWO_HEADS = {
+    'distilled DeiT': (
+        classifier(dict(VIT, type='DistilledVisionTransformer'), dict(VIT_HEAD, type='DeiTClsHead')),
+        ('head.layers.head', 'head.layers.head_dist'),
+        16,
+    ),
+    'EfficientFormer': (
+        classifier(dict(type='MobileNetV2', widen_factor=0.25), dict(LINEAR_HEAD, type='EfficientFormerClsHead'), GAP),
+        ('head.head', 'head.dist_head'),
+        1280,
+    ),
+    'LeViT': (
+        classifier(dict(type='MobileNetV2', widen_factor=0.25), dict(LINEAR_HEAD, type='LeViTClsHead'), GAP),
+        ('head.head.linear', 'head.head_dist.linear'),
+        1280,
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', TWO_HEADS)
+def test_two_heads_are_averaged(kind):
+    cfg, paths, width = TWO_HEADS[kind]
+    model = MODELS.build(copy.deepcopy(cfg)).eval()
+    assert set(find_classifiers(model)) == set(paths)
+    embedding, logits = resolve_tap(model, 'embedding', 'teacher'), resolve_tap(model, 'logits', 'teacher')
+    assert (embedding.channels, logits.channels) == (width, 7)
+    seen = []
+    for path in paths:
+        model.get_submodule(path).register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+    with Recorder(model, [embedding, logits], 'teacher') as record, torch.no_grad():
+        out = model(torch.randn(2, 3, 32, 32))
+    torch.testing.assert_close(record[embedding], (seen[0][0] + seen[1][0]) / 2)
+    torch.testing.assert_close(record[logits], (seen[0][1] + seen[1][1]) / 2)
+    torch.testing.assert_close(record[logits], out)  # these heads average as well
+
+
+def test_two_branches_of_different_widths_are_concatenated():
+    head = dict(type='ConformerHead', num_classes=7, in_channels=[12, 20])
+    model = MODELS.build(classifier(dict(type='MobileNetV2', widen_factor=0.25), head)).eval()
+    embedding = resolve_tap(model, 'embedding', 'teacher')
+    assert embedding.channels == 32
+    branches = torch.randn(2, 12), torch.randn(2, 20)
+    with Recorder(model, [embedding], 'teacher') as record:
+        model.head([list(branches)])
+    torch.testing.assert_close(record[embedding], torch.cat(branches, dim=1))
 
 
 def test_embedding_is_mmpretrains_pre_logits(model):
@@ -142,11 +189,12 @@ class TestErrors:
         with pytest.raises(ValueError, match='student: a tap is a string or a dict, received 3.'):
             resolve_tap(model, 3, 'student')
 
-    def test_ambiguous_classifier_lists_the_candidates(self, cnn):
-        model = MODELS.build(cnn())
-        model.head.second = nn.Linear(32, 10)
-        with pytest.raises(ValueError, match=re.escape('layers that could: head.fc, head.second. Name the')):
-            find_classifier(model, 'student')
+    def test_ambiguous_classifier_lists_the_candidates(self):
+        # A hidden layer as wide as there are classes.
+        model = MODELS.build(classifier(VIT, dict(VIT_HEAD, hidden_dim=7)))
+        message = 'layers that could: head.layers.head, head.layers.pre_logits. Name the'
+        with pytest.raises(ValueError, match=re.escape(message)):
+            find_classifiers(model, 'student')
 
     def test_module_that_ran_twice(self):
         model = Twice()
