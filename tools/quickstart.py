@@ -55,8 +55,8 @@ def train(name: str, label: str, args: argparse.Namespace, seed: int, teacher: s
     runner = Runner.from_cfg(cfg)
     runner.register_hook(progress_hook(label), 'VERY_LOW')
     runner.train()
-    # Validation comes every val_interval epochs, and after the last.
-    epochs = [*range(cfg.train_cfg.val_interval, runner.max_epochs, cfg.train_cfg.val_interval), runner.max_epochs]
+    interval = cfg.train_cfg.val_interval
+    epochs = list(range(interval, runner.max_epochs + 1, interval))
     values, _ = runner.message_hub.get_scalar('val/accuracy/top1').data
     return epochs, [float(value) for value in values]
 
@@ -71,6 +71,8 @@ def scale_schedule(cfg, epochs: int) -> None:
     # A phase that has shrunk to nothing has no length to divide by.
     cfg.param_scheduler = [s for s in cfg.param_scheduler if s.get('begin', 0) < s.end]
     cfg.train_cfg.max_epochs = epochs
+    if epochs % cfg.train_cfg.val_interval:
+        cfg.train_cfg.val_interval = 1  # so that the last epoch is validated
 
 
 def last_checkpoint(work_dir: str) -> str:
