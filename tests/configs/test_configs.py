@@ -34,7 +34,7 @@ CIFAR_TOKEN_PAIRS += [f'{t}_to_resmlp-s12_cifar100.py' for t in ('convnext-t', '
 
 @pytest.fixture
 def little_data(imagenet, monkeypatch):
-    """8 training images for each of the datasets."""
+    """4 training images for each of the datasets."""
 
     def load_data_list(self):
         generator = np.random.default_rng(0)
@@ -46,10 +46,10 @@ def little_data(imagenet, monkeypatch):
     def shrink(cfg):
         for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
             loader = cfg[field]
-            loader.update(batch_size=4, num_workers=0, persistent_workers=False, pin_memory=False)
+            loader.update(batch_size=2, num_workers=0, persistent_workers=False, pin_memory=False)
             if loader.dataset.type == 'ImageNet':
                 loader.dataset.data_root = str(imagenet)
-            loader.dataset.indices = 8 if field == 'train_dataloader' else 4
+            loader.dataset.indices = 4 if field == 'train_dataloader' else 2
             loader.collate_fn = dict(type='default_collate')
 
     return shrink
