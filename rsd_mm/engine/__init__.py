@@ -1,4 +1,4 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-from .hooks import DistillCheckHook
+from .hooks import DistillCheckHook, TeacherAccuracyHook
 
-__all__ = ['DistillCheckHook']
+__all__ = ['DistillCheckHook', 'TeacherAccuracyHook']

@@ -13,6 +13,8 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from .model_index import find_classifier
+
 #: The options of a ``student`` or ``teacher`` dict that are not the model's own.
 REFERENCE_OPTIONS = ('cfg_path', 'pretrained', 'checkpoint')
 
@@ -43,9 +45,10 @@ def resolve_model(cfg: Dict[str, Any], role: str, run_preprocessor: Optional[dic
     Two forms are taken. An inline model, ``dict(type='ImageClassifier', ...)``,
     or a reference, ``dict(cfg_path=..., pretrained=False, checkpoint=None,
     **changes)``, with ``cfg_path`` a config of MMPretrain
-    (``'mmpretrain::resnet/resnet18_8xb32_in1k.py'``) or any config file, whose
-    ``model`` is taken, ``changes`` being merged into it. Both accept
-    ``checkpoint``.
+    (``'mmpretrain::resnet/resnet18_8xb32_in1k.py'``), a name of its model index
+    (``'mmpretrain::resnet18_8xb32_in1k'``, which tells apart the several weights
+    that some configs have) or any config file, whose ``model`` is taken,
+    ``changes`` being merged into it. Both accept ``checkpoint``.
 
     Args:
         cfg (dict): The dict.
@@ -137,7 +140,12 @@ def _load_config(path: str, published: bool, role: str) -> Config:
         # mmengine would install the package, which may replace the user's torch or mmcv.
         raise ValueError(f'{role}: the config {path!r} is of the package {package!r}, which is not installed.')
     try:
-        cfg = get_config(path, pretrained=published)
+        if package == 'mmpretrain' and not name.endswith('.py'):
+            model = find_classifier(name, role)
+            cfg = model.config
+            cfg.model_path = model.weights
+        else:
+            cfg = get_config(path, pretrained=published)
     except FileNotFoundError:
         raise ValueError(f'{role}: {package} has no config {name!r}{_suggest(name, package)}.') from None
     except AssertionError:  # its entry in the model index has no weights

@@ -1,4 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 from .distill_check_hook import DistillCheckHook
+from .teacher_accuracy_hook import TeacherAccuracyHook
 
-__all__ = ['DistillCheckHook']
+__all__ = ['DistillCheckHook', 'TeacherAccuracyHook']

@@ -1,0 +1,55 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+import pytest
+
+from rsd_mm.utils import resolve_model
+from rsd_mm.utils.model_index import Published, classifiers, find_classifier, published_accuracy
+
+SWIN = 'swin_tiny_224_b16x64_300e_imagenet_20210616_090925-66df6be6.pth'
+
+
+@pytest.mark.parametrize('folder', ['', '/home/me/', 'https://example.com/v0/'])
+def test_accuracy_by_the_name_of_the_file(folder):
+    assert published_accuracy(folder + SWIN) == Published('swin-tiny_16xb64_in1k', 'ImageNet-1k', 81.18)
+
+
+def test_unknown_weights_have_no_accuracy():
+    assert published_accuracy('mine.pth') is None
+
+
+def test_names_tell_weights_of_one_config_apart():
+    first, second = (
+        resolve_model(dict(cfg_path=f'mmpretrain::{name}', pretrained=True), 'teacher')
+        for name in ('convnext-tiny_32xb128_in1k', 'convnext-tiny_32xb128-noema_in1k')
+    )
+    assert first.model == second.model
+    assert first.checkpoint.endswith('convnext-tiny_32xb128_in1k_20221207-998cf3e9.pth')
+    assert second.checkpoint.endswith('convnext-tiny_32xb128-noema_in1k_20221208-5d4509c7.pth')
+    assert first.checkpoint == find_classifier('ConvNeXt-Tiny_32xb128_in1k', 'teacher').weights
+
+
+def test_a_name_is_the_same_model_as_its_file():
+    options = dict(head=dict(num_classes=7))
+    by_name, by_file = (
+        resolve_model(dict(cfg_path=f'mmpretrain::{path}', **options), 'student')
+        for path in ('resnet18_8xb32_in1k', 'resnet/resnet18_8xb32_in1k.py')
+    )
+    assert by_name.model == by_file.model
+    assert by_name.checkpoint is None
+
+
+def test_unknown_names_suggest():
+    message = "student: MMPretrain's model index has no classifier 'resnet19_8xb32_in1k'. Did you mean 'resnet1"
+    with pytest.raises(ValueError, match=message):
+        resolve_model(dict(cfg_path='mmpretrain::resnet19_8xb32_in1k'), 'student')
+
+
+def test_models_of_other_tasks_are_no_classifiers():
+    assert 'resnet50_8xb32_in1k' in classifiers()
+    with pytest.raises(ValueError, match='no classifier'):
+        find_classifier('blip-base_3rdparty_caption', 'teacher')
+
+
+def test_weights_that_are_not_published():
+    name = next(name for name, model in classifiers().items() if not model.weights)
+    with pytest.raises(ValueError, match='pretrained=True, but .* gives no weights'):
+        resolve_model(dict(cfg_path=f'mmpretrain::{name}', pretrained=True), 'teacher')
