@@ -19,6 +19,7 @@ from rsd_mm.utils.launch import (
     load_config,
     set_dataloader_defaults,
 )
+from rsd_mm.utils.model_index import published_accuracy
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,7 +53,9 @@ def main() -> None:
     metrics = runner.test()
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     shown = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
-    runner.logger.info(f'Teacher {model.teacher.origin}, weights {model.teacher.checkpoint}: {shown}')
+    published = published_accuracy(model.teacher.checkpoint) if model.teacher.checkpoint else None
+    stated = f' (stated for {published.name} on {published.dataset}: top1 {published.top1:.2f})' if published else ''
+    runner.logger.info(f'Teacher {model.teacher.origin}, weights {model.teacher.checkpoint}: {shown}{stated}')
 
 
 if __name__ == '__main__':

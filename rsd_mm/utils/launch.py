@@ -10,7 +10,9 @@ import torch
 import torch.distributed as torch_dist
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import import_modules_from_strings
 from mmpretrain.registry import DATASETS
 
 
@@ -130,3 +132,23 @@ def init_distributed(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
+
+
+def build_with_random_weights(cfg: Config) -> BaseModel:
+    """Build the distiller of a run's config without reading or downloading any weights, to look at it.
+
+    Args:
+        cfg (Config): The whole config; changed in place.
+
+    Raises:
+        ValueError: If it is no distillation.
+    """
+    if 'teacher' not in cfg.model:
+        raise ValueError('The config is not a distillation: its model has no teacher.')
+    import_modules_from_strings(**cfg.get('custom_imports', dict(imports=[])))
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    cfg.model.teacher.update(checkpoint=None, allow_random_weights=True)
+    if {'pretrained', 'cfg_path'} & cfg.model.teacher.keys():
+        cfg.model.teacher.pretrained = False
+    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    return MODELS.build(cfg.model)

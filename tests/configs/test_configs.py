@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import modelindex.load_model_index as modelindex
 import numpy as np
 import pytest
+from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR100
@@ -16,6 +18,9 @@ from rsd_mm.utils import read_checkpoint, resolve_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 README = (CONFIGS / 'rsd' / 'README.md').read_text()
+INDEX = modelindex.load(str(CONFIGS.parent / 'model-index.yml'))
+INDEX.build_models_with_collections()
+MODELS_BY_CONFIG = {model.config: model for model in INDEX.models}
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))
 
 
@@ -92,10 +97,20 @@ def test_trains_and_validates(name, little_data, tmp_path):
         total, task, rsd = (scalars[f'train/{key}'].data[0] for key in ('loss', 'loss_task', 'loss_rsd'))
         np.testing.assert_allclose(total, task + rsd, rtol=1e-5)
     if name.startswith('rsd/'):
-        row = next(line for line in README.splitlines() if f']({name[4:]})' in line).split('|')
-        parts = (runner.model.student, runner.model.terms['loss_rsd'].projector)
-        counted = [sum(p.numel() for p in part.parameters()) / 1e6 for part in parts]
-        assert [float(cell) for cell in row[4:6]] == pytest.approx(counted, abs=0.005)
+        check_stated_costs(name, runner.model)
+
+
+def check_stated_costs(name, model):
+    """README and metafile state the parameters and FLOPs that the models have."""
+    parts = (model.student, model.terms)
+    student, training_only = (sum(p.numel() for p in part.parameters()) for part in parts)
+    flops = get_model_complexity_info(model.student.eval(), (3, 224, 224), show_table=False, show_arch=False)['flops']
+    row = next(line for line in README.splitlines() if f']({name[4:]})' in line).split('|')
+    stated = [float(cell) for cell in row[4:7]]
+    assert stated == pytest.approx([student / 1e6, flops / 1e9, training_only / 1e6], abs=0.006)
+    entry = MODELS_BY_CONFIG[f'configs/{name}'].metadata.data
+    keys = ('Parameters', 'FLOPs', 'Training-only Parameters')
+    assert [entry[key] for key in keys] == [student, flops, training_only]
 
 
 def cosine(eta_min, begin):
@@ -180,6 +195,22 @@ def test_every_pair_is_there():
     assert sorted(CIFAR_CNN_PAIRS + CIFAR_TOKEN_PAIRS + CNN_PAIRS + TOKEN_PAIRS) == [
         name[4:] for name in NAMES if name[:4] == 'rsd/'
     ]
+
+
+def test_model_index(capsys):
+    INDEX.check(silent=False)
+    assert capsys.readouterr().out == 'All good!\n'
+    assert sorted(MODELS_BY_CONFIG) == [f'configs/{name}' for name in NAMES if name.startswith('rsd/')]
+    for config, model in MODELS_BY_CONFIG.items():
+        cfg = Config.fromfile(str(CONFIGS.parent / config))
+        stated = model.metadata.data
+        assert stated['Epochs'] == cfg.train_cfg.max_epochs
+        assert stated['Batch Size'] == cfg.auto_scale_lr.base_batch_size
+        assert model.results is None  # nothing has been measured
+        row = next(line for line in README.splitlines() if f'({Path(config).name})' in line)
+        published = model.data.get('Published Results', [])
+        assert row.count('[') - 1 == len(published)
+        assert all(f'{result["Top 1 Accuracy"]:.2f} [' in row for result in published)
 
 
 def test_flagship():

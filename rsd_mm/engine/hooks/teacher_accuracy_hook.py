@@ -65,14 +65,16 @@ class TeacherAccuracyHook(Hook):
         if top1 is None:
             runner.logger.info("The validation set's evaluator gives no accuracy/top1: the teacher is not checked.")
             return
-        message = f'Teacher {model.teacher.origin}: top-1 {top1:.2f} % on the validation set, {expected:.2f} % {source}.'
+        message = (
+            f'Teacher {model.teacher.origin}: top-1 {top1:.2f} % on the validation set, {expected:.2f} % {source}.'
+        )
         if abs(top1 - expected) <= self.tolerance:
             runner.logger.info(message)
             return
         rule = '!' * 100
         runner.logger.warning(
-            f'{rule}\n{message}\nThat is {abs(top1 - expected):.2f} points apart. Unless the validation set is another, '
-            'the teacher does not see what it was trained on: check its weights, the mean and std of its '
+            f'{rule}\n{message}\nThat is {abs(top1 - expected):.2f} points apart. Unless the validation set is '
+            'another, the teacher does not see what it was trained on: check its weights, the mean and std of its '
             'data_preprocessor, flip_channels and input_size, and evaluate it again with tools/check_teacher.py.\n'
             f'{rule}'
         )

@@ -97,20 +97,25 @@ def find_classifiers(model: nn.Module, role: str = 'model') -> Tuple[str, ...]:
     """The paths of the layers that compute the logits, nearly always one.
 
     They are the linear layers with as many outputs as there are classes: those of
-    the head if it has any, else one anywhere (VGG and timm's models keep it
-    elsewhere).
+    a head (or of several heads) if there are any, else one anywhere (VGG and many
+    of timm's models keep it elsewhere). Where no linear layer fits, a 1 x 1
+    convolution may be one (timm's DLA and DPN).
 
     Raises:
         ValueError: If there is no such layer, or if it can't be told which it is.
     """
     classes = num_classes(model)
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    fitting = [name for name, module in linear.items() if classes is None or module.out_features == classes]
-    of_head = [name for name in fitting if name.startswith('head.')]
+    modules = dict(model.named_modules())
+    fitting = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    fitting = [name for name in fitting if classes in (None, modules[name].out_features)]
+    if not fitting and classes is not None:
+        convolutions = [name for name, module in modules.items() if getattr(module, 'kernel_size', None) == (1, 1)]
+        fitting = [name for name in convolutions if modules[name].out_channels == classes]
+    of_head = [name for name in fitting if any(part.startswith('head') for part in name.split('.'))]
     if len(of_head or fitting) == 1:
         return tuple(of_head or fitting)
     # Side by side, none feeding on logits; a hidden layer could have that width by chance.
-    if of_head and classes is not None and all(linear[name].in_features != classes for name in of_head):
+    if of_head and classes is not None and all(_channels(modules[name], True) != classes for name in of_head):
         return tuple(of_head)
     found = ', '.join(sorted(of_head or fitting)) or 'none'
     raise ValueError(
@@ -122,25 +127,20 @@ def find_classifiers(model: nn.Module, role: str = 'model') -> Tuple[str, ...]:
 
 def num_classes(model: nn.Module) -> Optional[int]:
     """The number of classes that a classifier tells apart, if it says so."""
-    # MMPretrain's heads, the backbones that hold a classifier themselves (VGG), timm's models, the model itself, and
-    # what its data is said to have (ViG's head keeps no number).
+    # MMPretrain's heads, backbones that hold a classifier themselves (VGG), models of timm and of transformers,
+    # the model itself, and what its data is said to have (ViG's head keeps no number).
     for owner in ('head', 'backbone', 'model', '', 'data_preprocessor'):
-        classes = getattr(getattr(model, owner, None) if owner else model, 'num_classes', None)
-        if isinstance(classes, int) and classes > 0:
-            return classes
+        part = getattr(model, owner, None) if owner else model
+        for name in ('num_classes', 'num_labels'):
+            classes = getattr(part, name, None)
+            if isinstance(classes, int) and classes > 0:
+                return classes
     return None
 
 
 def _channels(module: nn.Module, inputs: bool) -> Optional[int]:
-    for name in (
-        ('in_features', 'in_channels', 'num_features')
-        if inputs
-        else (
-            'out_features',
-            'out_channels',
-            'num_features',
-        )
-    ):
+    side = 'in' if inputs else 'out'
+    for name in (f'{side}_features', f'{side}_channels', 'num_features'):
         value = getattr(module, name, None)
         if isinstance(value, int):
             return value
@@ -221,6 +221,8 @@ class Recorder:
             value = _unwrap(value[tap.data_idx])
         if not isinstance(value, Tensor):
             raise RuntimeError(f'{self._role}: {tap} is a {type(value).__name__}, not a tensor. Read another module.')
+        if tap.name in ('embedding', 'logits') and value.shape[2:] == (1, 1):
+            return value.flatten(1)  # around a classifier that is a 1 x 1 convolution
         return value
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from mmengine.registry import MODELS
+from mmpretrain.structures import DataSample
 from torch import nn
 
 from rsd_mm.models.distillers import Recorder, find_classifiers, num_classes, resolve_tap
@@ -53,6 +54,16 @@ ARCHITECTURES = {
         24,
     ),
     'timm': (dict(type='TimmClassifier', model_name='resnet18', num_classes=7), 'model.fc', 512),
+    'timm as a backbone': (
+        classifier(
+            dict(type='TIMMBackbone', model_name='resnet18', features_only=False),
+            dict(LINEAR_HEAD, in_channels=512),
+            GAP,
+        ),
+        'head.fc',
+        512,
+    ),
+    'a convolution (timm)': (dict(type='TimmClassifier', model_name='dla46_c', num_classes=7), 'model.fc', 256),
 }
 
 
@@ -70,7 +81,8 @@ def test_embedding_is_what_enters_the_classifier(kind):
     out = out[-1] if isinstance(out, (tuple, list)) else out
     assert record[embedding].shape == (2, width)
     torch.testing.assert_close(record[logits], out)
-    torch.testing.assert_close(model.get_submodule(path)(record[embedding]), out)
+    if 'convolution' not in kind:
+        torch.testing.assert_close(model.get_submodule(path)(record[embedding]), out)
 
 
 TWO_HEADS = {
@@ -88,6 +100,18 @@ TWO_HEADS = {
         classifier(dict(type='MobileNetV2', widen_factor=0.25), dict(LINEAR_HEAD, type='LeViTClsHead'), GAP),
         ('head.head.linear', 'head.head_dist.linear'),
         1280,
+    ),
+    'distilled DeiT (timm)': (
+        dict(
+            type='TimmClassifier',
+            model_name='deit_tiny_distilled_patch16_224',
+            num_classes=7,
+            img_size=32,
+            embed_dim=24,
+            depth=1,
+        ),
+        ('model.head', 'model.head_dist'),
+        24,
     ),
 }
 
@@ -220,3 +244,43 @@ class TestErrors:
         with pytest.raises(RuntimeError, match=re.escape("dict(type='ModuleInputs', source='pair', data_idx=...)")):
             record[tap]
         assert record[second] is x
+
+
+@pytest.mark.parametrize('head', ['StackedLinearClsHead', 'LinearClsHead'])
+def test_statistics_are_updated_once_a_step(head):
+    """A stacked head normalizes inside pre_logits: reading the embedding must not run it again."""
+    kind = dict(type=head, num_classes=7, in_channels=1280)
+    if head == 'StackedLinearClsHead':
+        kind.update(mid_channels=[24], norm_cfg=dict(type='BN1d'))
+    model = MODELS.build(classifier(dict(type='MobileNetV2', widen_factor=0.25), kind, GAP)).train()
+    embedding = resolve_tap(model, 'embedding', 'student')
+    assert embedding.channels == (24 if head == 'StackedLinearClsHead' else 1280)
+    samples = [DataSample().set_gt_label(i) for i in range(4)]
+    with Recorder(model, [embedding]) as record:
+        model(torch.randn(4, 3, 32, 32), samples, mode='loss')
+    assert record[embedding].shape == (4, embedding.channels)
+    counts = {int(value) for name, value in model.state_dict().items() if name.endswith('num_batches_tracked')}
+    assert counts == {1}
+
+
+def test_hugging_face(tmp_path):
+    """A model of transformers, built from a config file on disk."""
+    transformers = pytest.importorskip('transformers')
+    config = transformers.ViTConfig(
+        hidden_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        image_size=32,
+        patch_size=8,
+        num_labels=7,
+    )
+    config.save_pretrained(tmp_path)
+    model = MODELS.build(dict(type='HuggingFaceClassifier', model_name=str(tmp_path))).eval()
+    assert num_classes(model) == 7
+    assert find_classifiers(model) == ('model.classifier',)
+    embedding, logits = resolve_tap(model, 'embedding', 'student'), resolve_tap(model, 'logits', 'student')
+    with Recorder(model, [embedding, logits]) as record, torch.no_grad():
+        out = model(torch.randn(2, 3, 32, 32))
+    assert record[embedding].shape == (2, 24)
+    torch.testing.assert_close(record[logits], out)
