@@ -67,12 +67,12 @@ def swin(classes=10):
     )
 
 
-@pytest.fixture(name='cnn')
+@pytest.fixture(name='cnn', scope='session')
 def _cnn():
     return cnn
 
 
-@pytest.fixture(name='swin')
+@pytest.fixture(name='swin', scope='session')
 def _swin():
     return swin
 

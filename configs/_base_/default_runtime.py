@@ -9,6 +9,8 @@ custom_hooks = [
     dict(type='DistillCheckHook'),
     # Evaluates a teacher whose accuracy MMPretrain's model index states, and warns if it is off by more than a point.
     dict(type='TeacherAccuracyHook', tolerance=1.0),
+    # Writes the student as a plain MMPretrain model when training ends.
+    dict(type='ExportStudentHook'),
 ]
 
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='auto'))

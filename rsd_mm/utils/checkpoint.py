@@ -9,7 +9,7 @@ import re
 import sys
 from collections import Counter
 from types import SimpleNamespace
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 from urllib.parse import urlparse
 
 import mmengine.dist as dist
@@ -208,7 +208,9 @@ def state_dict_of(checkpoint: Mapping[str, Any], source: str) -> Dict[str, Tenso
     return dict(state)
 
 
-def load_strictly(model: nn.Module, source: str, name: str = 'model') -> None:
+def load_strictly(
+    model: nn.Module, source: str, name: str = 'model', state: Optional[Mapping[str, Tensor]] = None
+) -> None:
     """Load a checkpoint into a model; every key and shape has to fit.
 
     Args:
@@ -216,12 +218,14 @@ def load_strictly(model: nn.Module, source: str, name: str = 'model') -> None:
             older versions of timm as well.
         source (str): See :func:`read_checkpoint`.
         name (str): What the error calls the model, for example ``teacher``.
+        state (Mapping[str, Tensor], optional): The weights, if they have been read
+            already; ``source`` is where they are from. Defaults to None.
 
     Raises:
         CheckpointError: If the file can't be read, or if a key is missing,
             unexpected or of another shape; those are listed.
     """
-    state = _for_timm(model, state_dict_of(read_checkpoint(source), source))
+    state = _as_wrapped(model, state_dict_of(read_checkpoint(source) if state is None else state, source))
     problems: List[Tuple[str, List[str]]] = []
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
@@ -247,13 +251,33 @@ def load_strictly(model: nn.Module, source: str, name: str = 'model') -> None:
         )
 
 
-def _for_timm(model: nn.Module, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Rename the keys of an older timm's state dict to those of the timm that is installed.
+def is_wrapper(model: nn.Module) -> bool:
+    """Whether it is one of MMPretrain's wrappers around a model of timm or transformers, which it calls ``model``."""
+    return hasattr(model, '_add_state_dict_prefix')
 
-    timm's modules bring the function that does so for their own models (for
-    example, from 0.9 on Swin's downsampling is part of the next stage). MMPretrain
-    wraps a timm model as ``model``.
+
+def keep_keys_where_nested(model: nn.Module) -> None:
+    """Make the state dict of a wrapper (:func:`is_wrapper`) right within another model.
+
+    Its hooks leave ``model.`` out of the keys, which works for a model that is not
+    part of another: within one, saving ignores them, and loading puts ``model.`` in
+    twice and drops the keys of all other parts. Without the hooks the keys are those
+    of any module.
     """
+    if is_wrapper(model):
+        model._state_dict_hooks.clear()
+        model._load_state_dict_pre_hooks.clear()
+
+
+def _as_wrapped(model: nn.Module, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Rename the keys for a model of timm or transformers: without ``model.``, and as the installed timm does.
+
+    timm's modules bring the function that renames the keys of their own models'
+    older versions (for example, from 0.9 on Swin's downsampling is part of the
+    next stage).
+    """
+    if is_wrapper(model) and model._state_dict_hooks and all(key.startswith('model.') for key in state):
+        state = {key[len('model.') :]: value for key, value in state.items()}  # of a distillation's student
     inner = getattr(model, 'model', None)
     if not type(inner).__module__.startswith('timm.') or state.keys() == model.state_dict().keys():
         return state

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from zoo import ARCHITECTURES
 
 from rsd_mm.utils import resolve_model
+from rsd_mm.utils.model_index import find_classifier
 
 PATH = Path(__file__).resolve().parents[2] / 'tools' / 'make_pair.py'
 SPEC = importlib.util.spec_from_file_location('make_pair', PATH)
@@ -226,7 +227,7 @@ def test_files_are_not_overwritten(make, tmp_path):
 @pytest.mark.parametrize('name', ARCHITECTURES)
 def test_every_architecture(make, name):
     """As student and as teacher; what is written has been built and given a batch."""
-    teacher = 'swin-tiny_16xb64_in1k' if name.startswith('hivit') else name  # without published weights
+    teacher = name if find_classifier(name, 'teacher').weights else 'swin-tiny_16xb64_in1k'
     cfg, said = make(teacher, name, 'cifar100')
     assert 'on 100 classes' in said
     assert cfg.model.student.cfg_path == f'mmpretrain::{name}'

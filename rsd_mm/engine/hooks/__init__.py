@@ -1,5 +1,6 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 from .distill_check_hook import DistillCheckHook
+from .export_student_hook import ExportStudentHook
 from .teacher_accuracy_hook import TeacherAccuracyHook
 
-__all__ = ['DistillCheckHook', 'TeacherAccuracyHook']
+__all__ = ['DistillCheckHook', 'ExportStudentHook', 'TeacherAccuracyHook']

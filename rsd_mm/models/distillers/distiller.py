@@ -9,7 +9,7 @@ from mmengine.model import BaseModel, BaseModule, ModuleDict
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from rsd_mm.utils.checkpoint import load_strictly
+from rsd_mm.utils.checkpoint import keep_keys_where_nested, load_strictly
 from rsd_mm.utils.config import build_model, build_part, resolve_model, unknown_option
 
 from .taps import Recorder, Tap, num_classes, resolve_tap
@@ -155,6 +155,7 @@ class Distiller(BaseModel):
         if reference.checkpoint is not None:
             load_strictly(model, reference.checkpoint, 'student')
             model._is_init = True  # mmengine would initialize it again
+        keep_keys_where_nested(model)
         # Not a submodule: what walks over modules, parameters or state must not meet the teacher.
         object.__setattr__(self, 'teacher', Teacher(teacher, model.data_preprocessor))
         # mmengine's, through which a projector's init_cfg is reached.

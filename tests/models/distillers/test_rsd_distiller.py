@@ -7,11 +7,13 @@ import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.structures import DataSample
 
 from rsd_mm import RSDDistiller, RSDProjector, rsd_loss, rsd_loss_parts
 from rsd_mm.models.distillers import TeacherClassifier
-from rsd_mm.utils import CheckpointError
+from rsd_mm.utils import CheckpointError, load_strictly
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 HALF = dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5], to_rgb=True)
@@ -415,3 +417,21 @@ def test_teacher_as_a_classifier(make_distiller, batch):
         ValueError, match="evaluated in mode 'tensor', or 'predict' with data samples; received mode 'loss'"
     ):
         model(inputs, samples, mode='loss')
+
+
+def test_a_student_of_timm_is_saved_and_resumed_whole(make_distiller, tmp_path):
+    """MMPretrain's wrapper renames keys in hooks that, within another model, lose what is loaded."""
+    timm = dict(type='TimmClassifier', model_name='resnet10t', num_classes=10)
+    first, second = make_distiller(student=dict(timm)), make_distiller(student=dict(timm))
+    state = first.state_dict()
+    assert {'student.model.conv1.0.weight', 'terms.loss_rsd.projector.layers.0.weight'} <= state.keys()
+    assert not torch.equal(state['student.model.fc.weight'], second.state_dict()['student.model.fc.weight'])
+    load_state_dict(second, copy.deepcopy(state), strict=True)  # mmengine's, which resumes
+    assert all(torch.equal(value, state[key]) for key, value in second.state_dict().items())
+    second.load_state_dict(state)
+    # The student of such a checkpoint fits the plain model, under whose names timm knows it.
+    path = str(tmp_path / 'epoch_1.pth')
+    torch.save(dict(state_dict=state), path)
+    plain = MODELS.build(dict(timm))
+    load_strictly(plain, path)
+    assert torch.equal(plain.state_dict()['fc.weight'], state['student.model.fc.weight'])
