@@ -1,4 +1,4 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-from .hooks import DistillCheckHook, ExportStudentHook, TeacherAccuracyHook
+from .hooks import CorrelationHook, DistillCheckHook, ExportStudentHook, TeacherAccuracyHook
 
-__all__ = ['DistillCheckHook', 'ExportStudentHook', 'TeacherAccuracyHook']
+__all__ = ['CorrelationHook', 'DistillCheckHook', 'ExportStudentHook', 'TeacherAccuracyHook']
