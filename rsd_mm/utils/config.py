@@ -209,6 +209,16 @@ def build_part(cfg: Union[dict, nn.Module], where: str, **inferred: Any) -> nn.M
     return cls(**cfg)
 
 
+def inferred_options(cfg: Union[dict, nn.Module, None], **known: Any) -> Dict[str, Any]:
+    """Those of the known values that the class of a config takes as options."""
+    kind = cfg.get('type') if isinstance(cfg, dict) else None
+    cls: Any = kind if inspect.isclass(kind) else MODELS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        return {}
+    parameters = inspect.signature(cls).parameters
+    return {name: value for name, value in known.items() if name in parameters}
+
+
 def check_options(cls: type, options: Iterable[str], where: str) -> None:
     """Refuse options that a class does not take, naming those that it does."""
     parameters = inspect.signature(cls).parameters

@@ -7,29 +7,46 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 import torch
 from mmengine.model import BaseModel, BaseModule, ModuleDict
 from mmengine.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsd_mm.utils.checkpoint import keep_keys_where_nested, load_strictly
-from rsd_mm.utils.config import build_model, build_part, resolve_model, unknown_option
+from rsd_mm.utils.config import build_model, build_part, inferred_options, resolve_model, unknown_option
+from rsd_mm.utils.random_state import keep_random_state
 
 from .taps import Recorder, Tap, num_classes, resolve_tap
 from .teacher import Teacher
+
+
+#: What a loss may ask for beside the two representations, as arguments of its ``forward``.
+ANNOTATIONS = ('gt_labels', 'sample_idx')
 
 
 class DistillTerm(BaseModule):
     """One term of the objective: a tap on either side, a projector and a loss.
 
     The projector's ``in_channels`` and ``out_channels`` are those of the taps;
-    given ones have to agree with them.
+    given ones have to agree with them. One that takes ``form``, ``student_width`` or
+    ``teacher_width`` is told how the positions lie in the student's tap and how wide
+    the two embeddings are. Only a projector that takes ``form`` sees the tokens of a
+    stage as they are; otherwise they come as a map ``(B, C, H, W)``, without class token.
+
+    What a loss is called with follows from the arguments of its ``forward``. The
+    first two are the student's and the teacher's representation. ``gt_labels`` are
+    the targets of the batch, ``(B,)``, or ``(B, classes)`` where Mixup, CutMix or the
+    dataset makes them soft; ``sample_idx`` the indices of its images in the dataset,
+    ``(B,)``; and with ``return_parts`` it also gives values for the log.
 
     Args:
         name (str): The key of its value among the losses; contains ``loss``.
         student_tap (Tap): What it reads of the student.
         teacher_tap (Tap): What it reads of the teacher.
-        loss (dict): A loss that is called as ``loss(student, teacher)``, and that
-            multiplies by a weight of its own.
+        loss (dict): A loss that multiplies by a weight of its own.
         projector (dict, optional): A neck for the student's side. Defaults to
             None, for two sides of one width.
+        teacher_projector (dict, optional): A neck for the teacher's side, which is
+            trained too; both sides then meet in a width of their own. Defaults to
+            None.
+        context (Dict[str, int], optional): ``student_width`` and ``teacher_width``.
 
     Raises:
         ValueError: If the name, an option or a width does not fit.
@@ -42,6 +59,8 @@ class DistillTerm(BaseModule):
         teacher_tap: Tap,
         loss: dict,
         projector: Optional[dict] = None,
+        teacher_projector: Optional[dict] = None,
+        context: Optional[Dict[str, Any]] = None,
     ) -> None:
         super().__init__()
         if 'loss' not in name:
@@ -52,54 +71,82 @@ class DistillTerm(BaseModule):
         self.name = name
         self.student_tap = student_tap
         self.teacher_tap = teacher_tap
-        widths = student_tap.channels, teacher_tap.channels
+        self.loss = build_part(loss, f'{name}.loss')
+        arguments = list(inspect.signature(self.loss.forward).parameters)[2:]
+        # A loss that can tell its parts gets them logged.
+        self._has_parts = 'return_parts' in arguments
+        self.annotations = tuple(option for option in ANNOTATIONS if option in arguments)
+        widths = [student_tap.channels, teacher_tap.channels]
+        self.teacher_projector = None
+        if teacher_projector is not None:
+            self.teacher_projector = self._build_projector('teacher_projector', teacher_projector, widths[1], None)
+            widths[1] = getattr(self.teacher_projector, 'out_channels', None)
         self.projector = None
         if projector is not None:
-            inferred = dict(zip(('in_channels', 'out_channels'), widths))
-            self._check_widths(projector, inferred)
-            known: Dict[str, Any] = {option: width for option, width in inferred.items() if width is not None}
-            self.projector = build_part(projector, f'{name}.projector', **known)
-        elif None not in widths and widths[0] != widths[1]:
+            self.projector = self._build_projector('projector', projector, *widths, form=student_tap.form, **context or {})
+        elif getattr(self.loss, 'equal_widths', True) and None not in widths and widths[0] != widths[1]:
             raise ValueError(
                 f"{name}: the student's {student_tap} has {widths[0]} channels and the teacher's {teacher_tap} "
                 f"has {widths[1]}. Give the term a projector, for example dict(type='RSDProjector')."
             )
-        self.loss = build_part(loss, f'{name}.loss')
-        # A loss that can tell its parts gets them logged.
-        self._has_parts = 'return_parts' in inspect.signature(self.loss.forward).parameters
 
-    def _check_widths(self, projector: dict, inferred: Dict[str, Optional[int]]) -> None:
-        sides = dict(in_channels=f"student's {self.student_tap}", out_channels=f"teacher's {self.teacher_tap}")
+    def _build_projector(
+        self, option: str, cfg: dict, in_channels: Optional[int], out_channels: Optional[int], **context: Any
+    ) -> nn.Module:
+        inferred = dict(in_channels=in_channels, out_channels=out_channels)
+        self._check_widths(option, cfg, inferred)
+        known = {name: width for name, width in inferred.items() if width is not None}
+        return build_part(cfg, f'{self.name}.{option}', **known, **inferred_options(cfg, **context))
+
+    def _check_widths(self, part: str, projector: dict, inferred: Dict[str, Optional[int]]) -> None:
+        student, teacher = f"student's {self.student_tap}", f"teacher's {self.teacher_tap}"
+        sides = dict(in_channels=student, out_channels=teacher)
+        if part == 'teacher_projector':
+            sides = dict(in_channels=teacher, out_channels='meeting of both sides')
+        elif self.teacher_projector is not None:
+            sides['out_channels'] = "teacher's projector"
         for option, width in inferred.items():
             given = projector.get(option) if isinstance(projector, dict) else getattr(projector, option, None)
             if given is None and width is None:
                 raise ValueError(
-                    f'{self.name}.projector: the width of the {sides[option]} cannot be told before it runs; '
+                    f'{self.name}.{part}: the width of the {sides[option]} cannot be told before it runs; '
                     f'set {option}.'
                 )
             if given is not None and width is not None and given != width:
                 raise ValueError(
-                    f'{self.name}.projector: {option}={given}, but the {sides[option]} has {width} channels. '
+                    f'{self.name}.{part}: {option}={given}, but the {sides[option]} has {width} channels. '
                     f'Set {width}, or leave {option} out: it is inferred.'
                 )
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Dict[str, Tensor]:
+    def init_weights(self) -> None:
+        """mmengine's, after which the random numbers go on as if there were no term."""
+        with keep_random_state():
+            super().init_weights()
+
+    def forward(self, student: Tensor, teacher: Tensor, **annotations: Tensor) -> Dict[str, Tensor]:
         """The term's value, and the parts of it that are worth a log.
 
         Args:
             student (Tensor): What the student's tap read.
             teacher (Tensor): What the teacher's tap read.
+            **annotations: Those of :data:`ANNOTATIONS` that some loss asks for.
 
         Returns:
             Dict[str, Tensor]: The weighted value under the term's name, and
             unweighted, detached parts under names without ``loss``, so that
             mmengine logs them and does not add them to the total.
         """
+        if getattr(self.projector, 'form', None) is None:
+            student = self.student_tap.as_map(student)
         if self.projector is not None:
             student = self.projector(student)
+        teacher = self.teacher_tap.as_map(teacher)
+        if self.teacher_projector is not None:
+            teacher = self.teacher_projector(teacher)
+        options: Dict[str, Any] = {name: annotations[name] for name in self.annotations}
         if not self._has_parts:
-            return {self.name: self.loss(student, teacher)}
-        value, parts = self.loss(student, teacher, return_parts=True)
+            return {self.name: self.loss(student, teacher, **options)}
+        value, parts = self.loss(student, teacher, **options, return_parts=True)
         stem = self.name.replace('loss', '').strip('_') or 'term'
         return {self.name: value, **{f'{stem}_{part}': number for part, number in parts.items()}}
 
@@ -124,7 +171,7 @@ class Distiller(BaseModel):
             :class:`Teacher`.
         terms (Dict[str, dict]): The terms by name. A name contains ``loss``; a
             term is ``dict(student_tap='embedding', teacher_tap='embedding',
-            projector=None, loss=dict(type=...))``.
+            projector=None, teacher_projector=None, loss=dict(type=...))``.
         data_preprocessor (dict, optional): The student's data preprocessor, which
             a Runner fills in from the config's own. Defaults to None.
         init_cfg (dict, optional): Of mmengine's ``BaseModule``.
@@ -156,16 +203,20 @@ class Distiller(BaseModel):
             load_strictly(model, reference.checkpoint, 'student')
             model._is_init = True  # mmengine would initialize it again
         keep_keys_where_nested(model)
-        # Not a submodule: what walks over modules, parameters or state must not meet the teacher.
-        object.__setattr__(self, 'teacher', Teacher(teacher, model.data_preprocessor))
-        # mmengine's, through which a projector's init_cfg is reached.
-        self.terms = ModuleDict({name: self._build_term(name, cfg) for name, cfg in terms.items()})
+        # Neither shall change the student's initial weights, so that methods can be compared.
+        with keep_random_state():
+            # Not a submodule: what walks over modules, parameters or state must not meet the teacher.
+            object.__setattr__(self, 'teacher', Teacher(teacher, model.data_preprocessor))
+            # mmengine's, through which a projector's init_cfg is reached.
+            self.terms = ModuleDict({name: self._build_term(name, cfg) for name, cfg in terms.items()})
         self._student_taps = self._taps('student_tap')
         self._teacher_taps = self._taps('teacher_tap')
         self._unseen_flags: Optional[Tuple[List[str], Tensor]] = None
 
     def _build_term(self, name: str, cfg: dict) -> DistillTerm:
-        options: Dict[str, Any] = dict(student_tap='embedding', teacher_tap='embedding', projector=None, loss=None)
+        options: Dict[str, Any] = dict(
+            student_tap='embedding', teacher_tap='embedding', projector=None, teacher_projector=None, loss=None
+        )
         for option in cfg:
             if option not in options:
                 raise ValueError(unknown_option(f'terms.{name}', 'a term', option, options))
@@ -174,7 +225,7 @@ class Distiller(BaseModel):
             raise ValueError(f"terms.{name}: a term needs a 'loss', for example dict(type='RSDLoss').")
         student_tap = resolve_tap(self.student, options.pop('student_tap'), 'student')
         teacher_tap = self.teacher.tap(options.pop('teacher_tap'))
-        if 'logits' in (student_tap.name, teacher_tap.name):
+        if {'logits', 'scale_logits'} & {student_tap.name, teacher_tap.name}:
             classes = num_classes(self.student), num_classes(self.teacher.model)
             if classes[0] != classes[1]:
                 raise ValueError(
@@ -182,7 +233,13 @@ class Distiller(BaseModel):
                     f'{classes[0]} classes and the teacher {classes[1]}. Compare embeddings instead, or take '
                     'a teacher of the same classes.'
                 )
-        return DistillTerm(name, student_tap, teacher_tap, **options)
+        return DistillTerm(name, student_tap, teacher_tap, **options, context=self._embedding_widths(options))
+
+    def _embedding_widths(self, options: Dict[str, Any]) -> Dict[str, Any]:
+        """The widths of the two embeddings, if the term's projector asks for them."""
+        asked = inferred_options(options['projector'], student_width=None, teacher_width=None)
+        models = dict(student_width=(self.student, 'student'), teacher_width=(self.teacher.model, 'teacher'))
+        return {name: resolve_tap(models[name][0], 'embedding', models[name][1]).channels for name in asked}
 
     def _taps(self, side: str) -> List[Tap]:
         return list(dict.fromkeys(getattr(term, side) for term in self.terms.values()))
@@ -214,22 +271,52 @@ class Distiller(BaseModel):
                 the side. On an accelerator the check would stall the device, so
                 it is made at the next step.
         """
+        annotations = self._annotations(data_samples or [])
         with Recorder(self.student, self._student_taps, 'student') as record:
             losses: Dict[str, Tensor] = self.student(inputs, data_samples, mode='loss', **kwargs)
+        read = {tap: record[tap] for tap in self._student_taps}
         taught = self.teacher(inputs, self._teacher_taps)
         self._check_finite(
             {
-                **{f"student's {tap}": record[tap] for tap in self._student_taps},
+                **{f"student's {tap}": read[tap] for tap in self._student_taps},
                 **{f"teacher's {tap}": taught[tap] for tap in self._teacher_taps},
             }
         )
         for term in self.terms.values():
-            values = term(record[term.student_tap], taught[term.teacher_tap])
+            values = term(read[term.student_tap], taught[term.teacher_tap], **annotations)
             taken = values.keys() & {*losses, 'loss', 'loss_task'}
             if taken:
                 raise ValueError(f'{sorted(taken)[0]!r} is the name of two losses; rename the term {term.name!r}.')
             losses.update(values)
         return losses
+
+    def _annotations(self, data_samples: list) -> Dict[str, Tensor]:
+        """What the losses ask for of :data:`ANNOTATIONS`.
+
+        Raises:
+            ValueError: If the dataset does not give it; the message says how it does.
+        """
+        asked = {name: term.name for term in self.terms.values() for name in term.annotations}
+        found: Dict[str, Tensor] = {}
+        device = next(self.parameters()).device
+        if 'gt_labels' in asked:
+            # Batch augmentation turns labels into scores, and leaves the labels of before beside them.
+            key = next((key for key in ('gt_score', 'gt_label') if data_samples and key in data_samples[0]), None)
+            if key is None:
+                raise ValueError(
+                    f"{asked['gt_labels']}: its loss needs labels, but the images of the batch have none ('gt_label')."
+                )
+            labels = [getattr(sample, key) for sample in data_samples]
+            found['gt_labels'] = (torch.stack(labels) if key == 'gt_score' else torch.cat(labels)).to(device)
+        if 'sample_idx' in asked:
+            indices = [sample.get('sample_idx') for sample in data_samples]
+            if not indices or None in indices:
+                raise ValueError(
+                    f"{asked['sample_idx']}: its loss needs the index of each image in the dataset ('sample_idx' in its "
+                    "data sample). MMPretrain's datasets give it; keep 'sample_idx' among the meta_keys of PackInputs."
+                )
+            found['sample_idx'] = torch.tensor(indices, device=device)
+        return found
 
     def parse_losses(self, losses: Dict[str, Tensor]) -> Tuple[Tensor, Dict[str, Tensor]]:
         """The total, and what is logged: mmengine's, with the student's ``loss`` logged as ``loss_task``.

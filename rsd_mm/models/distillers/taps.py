@@ -9,6 +9,15 @@ A tap is written in a config as
   (distilled DeiT and LeViT have one for each of two tokens, Conformer one for
   each branch) is read at all of them: what they take or give is averaged, as
   these heads average their predictions, or concatenated if the widths differ;
+- ``'stage1'`` to ``'stage4'``: the end of a stage of the network, as a feature map
+  ``(B, C, H, W)`` or tokens ``(B, prefix + L, C)``, found by
+  :func:`~rsd_mm.models.distillers.stages.stage_sources`; or
+  ``dict(type='Stage', source=PATH)``, for the output of a module of your choice;
+- ``dict(type='ScaleLogits', scales=(1, 2, 4))``: logits of image regions,
+  ``(B, M, classes)``. The map that is averaged for the classifier is averaged
+  over the cells of a 2 x 2, 4 x 4, ... grid instead, and each cell classified like a
+  whole image. Scale 1, which comes first, is the network's own logits. For a network
+  that classifies by its class token the cells are of the other tokens;
 - any other string: the path of a module, whose output is read;
 - ``dict(type='ModuleInputs' | 'ModuleOutputs', source=PATH, data_idx=None)``: the
   input or output of a module in mmrazor's words, of which ``data_idx`` selects
@@ -24,7 +33,10 @@ from types import TracebackType
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .stages import STAGES, Form, find_pooled_map, source_form, stage_sources
 
 _KINDS = ('ModuleInputs', 'ModuleOutputs')
 
@@ -39,6 +51,11 @@ class Tap(NamedTuple):
         data_idx (int, optional): Which of several inputs or outputs.
         channels (int, optional): The width of what is read, where the module
             tells it.
+        form (Form, optional): How the positions lie in it, if it is a stage or a
+            map of which regions are classified.
+        scales (Tuple[int, ...]): The grids of regions that are classified, if any.
+        tail (Tuple[Tuple[str, int], ...]): What classifies a region; see
+            :class:`~rsd_mm.models.distillers.stages.PooledMap`.
     """
 
     name: str
@@ -46,6 +63,13 @@ class Tap(NamedTuple):
     inputs: bool
     data_idx: Optional[int] = None
     channels: Optional[int] = None
+    form: Optional[Form] = None
+    scales: Tuple[int, ...] = ()
+    tail: Tuple[Tuple[str, int], ...] = ()
+
+    def as_map(self, value: Tensor) -> Tensor:
+        """A stage as a feature map ``(B, C, H, W)`` of its positions, anything else as it is."""
+        return value if self.form is None or self.scales else self.form.to_map(value)
 
     def __str__(self) -> str:
         return f'{self.name} ({"input" if self.inputs else "output"} of {" and ".join(map(repr, self.sources))})'
@@ -63,6 +87,17 @@ def resolve_tap(model: nn.Module, spec: Union[str, dict], role: str) -> Tap:
         ValueError: If there is no such place, or if the classifier of the
             network, which ``embedding`` and ``logits`` need, can't be told.
     """
+    if isinstance(spec, dict) and spec.get('type') == 'ScaleLogits':
+        return _scale_logits_tap(model, spec, role)
+    if isinstance(spec, dict) and spec.get('type') == 'Stage':
+        if set(spec) != {'type', 'source'}:
+            raise ValueError(f"{role}: a stage is dict(type='Stage', source=PATH), received {dict(spec)!r}.")
+        _check_path(model, spec['source'], role)
+        form = source_form(model, spec['source'], role)
+        return Tap(spec['source'], (spec['source'],), False, 0, form.channels, form)
+    if spec in STAGES:
+        source, form = stage_sources(model, role)[STAGES.index(spec)]
+        return Tap(spec, (source,), False, 0, form.channels, form)
     if isinstance(spec, dict):
         if spec.get('type') not in _KINDS or not isinstance(spec.get('source'), str):
             raise ValueError(
@@ -80,17 +115,39 @@ def resolve_tap(model: nn.Module, spec: Union[str, dict], role: str) -> Tap:
         name, inputs, data_idx, sources = spec, False, None, (spec,)
     else:
         raise ValueError(f'{role}: a tap is a string or a dict, received {spec!r}.')
-    modules = dict(model.named_modules())
-    if not sources[0] or sources[0] not in modules:
-        close = difflib.get_close_matches(name, modules, n=3, cutoff=0.4)
-        raise ValueError(
-            f"{role}: {type(model).__name__} has no module {name!r} to read. Allowed are 'embedding', "
-            f"'logits' and the paths of its modules{', for example ' + ', '.join(map(repr, close)) if close else ''}."
-        )
-    widths = [_channels(modules[source], inputs) for source in sources]
+    _check_path(model, sources[0], role)
+    widths = [_channels(model.get_submodule(source), inputs) for source in sources]
     known = [width for width in widths if width is not None]
     channels = None if len(known) < len(widths) else known[0] if len(set(known)) == 1 else sum(known)
     return Tap(name, sources, inputs, data_idx, channels)
+
+
+def _check_path(model: nn.Module, path: str, role: str) -> None:
+    modules = dict(model.named_modules())
+    if not path or path not in modules:
+        close = difflib.get_close_matches(path, modules, n=3, cutoff=0.4)
+        raise ValueError(
+            f"{role}: {type(model).__name__} has no module {path!r} to read. Allowed are 'embedding', 'logits', "
+            "'stage1' to 'stage4' and the paths of its modules"
+            f'{", for example " + ", ".join(map(repr, close)) if close else ""}.'
+        )
+
+
+def _scale_logits_tap(model: nn.Module, spec: dict, role: str) -> Tap:
+    scales = tuple(spec.get('scales', (1, 2, 4)))
+    known = {'type', 'scales'}
+    if set(spec) - known or scales[:1] != (1,) or not all(isinstance(s, int) and s > 1 for s in scales[1:]):
+        raise ValueError(
+            f"{role}: the logits of regions are dict(type='ScaleLogits', scales=(1, 2, 4)), with scale 1, the whole "
+            f'image, first; received {dict(spec)!r}.'
+        )
+    classifiers = find_classifiers(model, role)
+    if len(classifiers) > 1:
+        raise ValueError(f'{role}: {type(model).__name__} has {len(classifiers)} classifiers; regions need one.')
+    pooled = find_pooled_map(model, classifiers[0], role)
+    width = _channels(model.get_submodule(classifiers[0]), False)
+    sources = (pooled.source, classifiers[0])
+    return Tap('scale_logits', sources, False, 0, width, pooled.form, scales, pooled.tail)
 
 
 def find_classifiers(model: nn.Module, role: str = 'model') -> Tuple[str, ...]:
@@ -199,11 +256,28 @@ class Recorder:
 
     def __getitem__(self, tap: Tap) -> Tensor:
         values = [self._read(tap, source) for source in tap.sources]
+        if tap.form is not None:
+            values[0] = tap.form.canonical(values[0])
+        if tap.scales:
+            return self._scale_logits(tap, *values)
         if len(values) == 1:
             return values[0]
         if len({value.shape for value in values}) == 1:
             return torch.stack(values).mean(dim=0)
         return torch.cat(values, dim=1)
+
+    def _scale_logits(self, tap: Tap, features: Tensor, logits: Tensor) -> Tensor:
+        assert tap.form is not None
+        regions = [F.adaptive_avg_pool2d(tap.form.to_map(features), scale) for scale in tap.scales[1:]]
+        if not regions:
+            return logits[:, None]
+        x = torch.cat([region.flatten(2) for region in regions], dim=2).transpose(1, 2)  # (B, cells, C)
+        batch, cells, _ = x.shape
+        x = x.flatten(0, 1)
+        for path, dims in tap.tail:
+            x = self._model.get_submodule(path)(x[..., None, None] if dims == 4 else x).flatten(1)
+        x = self._model.get_submodule(tap.sources[1])(x)
+        return torch.cat([logits[:, None], x.view(batch, cells, -1)], dim=1)
 
     def _read(self, tap: Tap, source: str) -> Tensor:
         if (tap, source) not in self._seen:
