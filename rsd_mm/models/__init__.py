@@ -1,6 +1,38 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 from .distillers import Distiller, RSDDistiller
-from .losses import RSDLoss, rsd_loss, rsd_loss_parts
-from .necks import RSDProjector
+from .losses import (
+    CCLoss,
+    CRDMemoryLoss,
+    DecoupledKDLoss,
+    HintLoss,
+    KDLoss,
+    OFALoss,
+    RKDLoss,
+    RSDLoss,
+    SDDLoss,
+    StrongerTeacherLoss,
+    rsd_loss,
+    rsd_loss_parts,
+)
+from .necks import HintRegressor, LinearProjector, OFAProjector, RSDProjector
 
-__all__ = ['Distiller', 'RSDDistiller', 'RSDLoss', 'RSDProjector', 'rsd_loss', 'rsd_loss_parts']
+__all__ = [
+    'CCLoss',
+    'CRDMemoryLoss',
+    'DecoupledKDLoss',
+    'Distiller',
+    'HintLoss',
+    'HintRegressor',
+    'KDLoss',
+    'LinearProjector',
+    'OFALoss',
+    'OFAProjector',
+    'RKDLoss',
+    'RSDDistiller',
+    'RSDLoss',
+    'RSDProjector',
+    'SDDLoss',
+    'StrongerTeacherLoss',
+    'rsd_loss',
+    'rsd_loss_parts',
+]

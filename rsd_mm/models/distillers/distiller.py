@@ -16,7 +16,6 @@ from rsd_mm.utils.random_state import keep_random_state
 from .taps import Recorder, Tap, num_classes, resolve_tap
 from .teacher import Teacher
 
-
 #: What a loss may ask for beside the two representations, as arguments of its ``forward``.
 ANNOTATIONS = ('gt_labels', 'sample_idx')
 
@@ -83,7 +82,9 @@ class DistillTerm(BaseModule):
             widths[1] = getattr(self.teacher_projector, 'out_channels', None)
         self.projector = None
         if projector is not None:
-            self.projector = self._build_projector('projector', projector, *widths, form=student_tap.form, **context or {})
+            self.projector = self._build_projector(
+                'projector', projector, *widths, form=student_tap.form, **context or {}
+            )
         elif getattr(self.loss, 'equal_widths', True) and None not in widths and widths[0] != widths[1]:
             raise ValueError(
                 f"{name}: the student's {student_tap} has {widths[0]} channels and the teacher's {teacher_tap} "
@@ -109,8 +110,7 @@ class DistillTerm(BaseModule):
             given = projector.get(option) if isinstance(projector, dict) else getattr(projector, option, None)
             if given is None and width is None:
                 raise ValueError(
-                    f'{self.name}.{part}: the width of the {sides[option]} cannot be told before it runs; '
-                    f'set {option}.'
+                    f'{self.name}.{part}: the width of the {sides[option]} cannot be told before it runs; set {option}.'
                 )
             if given is not None and width is not None and given != width:
                 raise ValueError(
@@ -151,6 +151,7 @@ class DistillTerm(BaseModule):
         return {self.name: value, **{f'{stem}_{part}': number for part, number in parts.items()}}
 
 
+@MODELS.register_module()
 class Distiller(BaseModel):
     """Trains a student with the help of a frozen teacher.
 
@@ -312,8 +313,8 @@ class Distiller(BaseModel):
             indices = [sample.get('sample_idx') for sample in data_samples]
             if not indices or None in indices:
                 raise ValueError(
-                    f"{asked['sample_idx']}: its loss needs the index of each image in the dataset ('sample_idx' in its "
-                    "data sample). MMPretrain's datasets give it; keep 'sample_idx' among the meta_keys of PackInputs."
+                    f"{asked['sample_idx']}: its loss needs the index of each image in the dataset ('sample_idx' in "
+                    "its data sample). MMPretrain's datasets give it; keep it among the meta_keys of PackInputs."
                 )
             found['sample_idx'] = torch.tensor(indices, device=device)
         return found

@@ -114,7 +114,7 @@ def _find_stages(model: nn.Module, role: str) -> List[Tuple[str, Form]]:
     if len(by_resolution) >= 4:
         return [run[-1] for run in by_resolution.values()][-4:]
     raise ValueError(
-        f"{role}: {type(model).__name__} has no four stages that can be told: {len(found)} blocks of "
+        f'{role}: {type(model).__name__} has no four stages that can be told: {len(found)} blocks of '
         f'{len(by_resolution)} resolutions in {trunk_name or "it"!r}. Name the modules instead of '
         f"'stage1' to 'stage4': dict(type='Stage', source='backbone.layers.2')."
     )
@@ -188,16 +188,18 @@ def find_pooled_map(model: nn.Module, classifier: str, role: str) -> PooledMap:
     """
     calls = list(_probe(model, role, None))
     layer: Any = model.get_submodule(classifier)
-    vector, width, tail = None, layer.in_features, []
+    vector, width = None, layer.in_features
+    tail: List[Tuple[str, int]] = []
     for path, given, output in reversed(calls):
         if path == classifier:
             vector = given
         elif vector is None or given is None:
             continue
-        elif not list(model.get_submodule(path).children()) and given.numel() == output.numel() == vector.numel():
-            if torch.equal(output.flatten(), vector.flatten()) and not torch.equal(given.flatten(), output.flatten()):
-                tail.insert(0, (path, given.ndim))
-                vector = given
+        elif list(model.get_submodule(path).children()) or not given.numel() == output.numel() == vector.numel():
+            continue
+        elif torch.equal(output.flatten(), vector.flatten()) and not torch.equal(given.flatten(), output.flatten()):
+            tail.insert(0, (path, given.ndim))
+            vector = given
     if vector is not None and not any(isinstance(model.get_submodule(path), _BatchNorm) for path, _ in tail):
         vector = vector.flatten(1)
         for path, _, output in reversed(calls):
@@ -234,9 +236,7 @@ def _probe(model: nn.Module, role: str, paths: Optional[List[str]]) -> List[Any]
     With ``paths`` given, pairs of path and output of these modules; otherwise path,
     input and output of every module.
     """
-    size = _image_size(model)
     parameter = next(model.parameters())
-    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(parameter)
     calls: List[Any] = []
 
     def keep(path: str, args: Any, output: Any) -> None:
@@ -244,19 +244,24 @@ def _probe(model: nn.Module, role: str, paths: Optional[List[str]]) -> List[Any]
         if output is not None and len(output) == 2:
             calls.append((path, output) if paths is not None else (path, _first_tensor(args), output))
 
+    sizes = _image_sizes(model)
     with _undisturbed(model) as handles:
         for path, module in model.named_modules():
             if path if paths is None else path in paths:
                 hook: Any = lambda _, args, output, path=path: keep(path, args, output)  # noqa: E731
                 handles.append(module.register_forward_hook(hook))
-        try:
-            model(images)
-        except Exception as error:
-            raise ValueError(
-                f'{role}: {type(model).__name__} does not run on an image of {size[0]} x {size[1]} pixels, with which '
-                f'its stages are looked for: {error}'
-            ) from error
-    return calls
+        for size in sizes:
+            calls.clear()
+            images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(parameter)
+            try:
+                model(images)
+                return calls
+            except Exception as error:
+                reason = error
+    raise ValueError(
+        f'{role}: {type(model).__name__} does not run on an image of {sizes[-1][0]} x {sizes[-1][1]} pixels, with '
+        f'which its stages are looked for: {reason}'
+    ) from reason
 
 
 @contextmanager
@@ -275,16 +280,16 @@ def _undisturbed(model: nn.Module) -> Iterator[List[Any]]:
             module.training = True
 
 
-def _image_size(model: nn.Module) -> Tuple[int, int]:
-    """What a network with position embeddings was built for; any size does for others."""
+def _image_sizes(model: nn.Module) -> List[Tuple[int, int]]:
+    """What a network with position embeddings was built for; for others a small size, and the usual one."""
     for module in model.modules():
         for name in ('img_size', 'init_input_size'):
             size = getattr(module, name, None)
             if isinstance(size, int):
-                return size, size
+                return [(size, size)]
             if isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(side, int) for side in size):
-                return size[0], size[1]
-    return 224, 224
+                return [(size[0], size[1])]
+    return [(64, 64), (224, 224)]
 
 
 def _first_tensor(value: Any) -> Optional[Tensor]:

@@ -1,4 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+from .projectors import HintRegressor, LinearProjector, OFAProjector
 from .rsd_projector import RSDProjector
 
-__all__ = ['RSDProjector']
+__all__ = ['HintRegressor', 'LinearProjector', 'OFAProjector', 'RSDProjector']

@@ -1,0 +1,11 @@
+# Decoupled knowledge distillation (arXiv 2203.08679). Values: OFA-KD's and RSD's releases.
+method = dict(
+    type='Distiller',
+    terms=dict(
+        loss_dkd=dict(
+            student_tap='logits',
+            teacher_tap='logits',
+            loss=dict(type='DecoupledKDLoss', alpha=1.0, beta=2.0, tau=1.0),
+        )
+    ),
+)

@@ -1,0 +1,73 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""Huang, You, Wang, Qian, Xu: "Knowledge Distillation from A Stronger Teacher" (DIST), NeurIPS 2022, arXiv
+2205.10536."""
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from .base import DistillLoss, check_pair, in_full_precision
+
+
+def pearson_rows(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
+    """Pearson's correlation of each row of ``x`` with that of ``y``, ``(rows,)``; 0 without gradient for constant rows.
+
+    Rows are constant if the product of their norms is not above ``eps``. That is so
+    for every row of a student whose classifier starts from zeros, and a gradient of
+    ``1 / eps`` would throw it off at the first step.
+    """
+    x, y = x - x.mean(dim=1, keepdim=True), y - y.mean(dim=1, keepdim=True)
+    norms = torch.linalg.vector_norm(x, dim=1) * torch.linalg.vector_norm(y, dim=1)
+    constant = norms <= eps
+    return ((x * y).sum(dim=1) / norms.masked_fill(constant, 1.0)).masked_fill(constant, 0.0)
+
+
+@in_full_precision
+def dist_loss(logits_S: Tensor, logits_T: Tensor, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0) -> Tensor:
+    r"""DIST, unweighted: relations between classes and within a class are matched.
+
+    .. math::
+        L = \tau^2 \Big( \beta \big(1 - \tfrac1B \sum_b \rho(Y^S_b, Y^T_b)\big) +
+            \gamma \big(1 - \tfrac1C \sum_c \rho(Y^S_{:,c}, Y^T_{:,c})\big) \Big)
+
+    with :math:`Y` the softmax of the logits over ``tau`` and :math:`\rho` Pearson's
+    correlation (paper, equations 6 to 10). Labels are not needed. Each process uses
+    its own batch.
+
+    Args:
+        logits_S (Tensor): The student's logits, ``(B, C)``, with ``B >= 2``.
+        logits_T (Tensor): The teacher's logits, ``(B, C)``; get no gradient.
+        beta (float): Weight of the relations between classes. Defaults to 1,
+            OFA-KD's and RSD's releases.
+        gamma (float): Weight of those within a class. Defaults to 1, likewise.
+        tau (float): Temperature. Defaults to 1, likewise.
+
+    Returns:
+        Tensor: A scalar.
+
+    Raises:
+        ValueError: If the shapes differ, if ``B < 2``, or, on a CPU, for NaN or inf.
+    """
+    check_pair('DIST', logits_S, logits_T, batch=2)
+    y_s, y_t = (logits_S / tau).softmax(dim=1), (logits_T.detach() / tau).softmax(dim=1)
+    between, within = pearson_rows(y_s, y_t), pearson_rows(y_s.T, y_t.T)
+    return tau**2 * (beta * (1 - between.mean()) + gamma * (1 - within.mean()))
+
+
+@MODELS.register_module()
+class StrongerTeacherLoss(DistillLoss):
+    """:func:`dist_loss` as a registered module (mmrazor has a ``DISTLoss`` with other names of options).
+
+    Args:
+        beta (float): Weight of the relations between classes. Defaults to 1.
+        gamma (float): Weight of those within a class. Defaults to 1.
+        tau (float): Temperature. Defaults to 1.
+        loss_weight (float): Weight. Defaults to 1.
+    """
+
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0, loss_weight: float = 1.0) -> None:
+        super().__init__(loss_weight, beta=beta, gamma=gamma, tau=tau)
+
+    def forward(self, logits_S: Tensor, logits_T: Tensor) -> Tensor:
+        """The weighted loss of two logits ``(B, C)``."""
+        return self.loss_weight * dist_loss(logits_S, logits_T, self.beta, self.gamma, self.tau)
