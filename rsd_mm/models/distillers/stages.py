@@ -193,11 +193,10 @@ def find_pooled_map(model: nn.Module, classifier: str, role: str) -> PooledMap:
     for path, given, output in reversed(calls):
         if path == classifier:
             vector = given
-        elif vector is None or given is None:
+        if vector is None or given is None or list(model.get_submodule(path).children()):
             continue
-        elif list(model.get_submodule(path).children()) or not given.numel() == output.numel() == vector.numel():
-            continue
-        elif torch.equal(output.flatten(), vector.flatten()) and not torch.equal(given.flatten(), output.flatten()):
+        same_size = given.numel() == output.numel() == vector.numel()
+        if same_size and _equal(output, vector) and not _equal(given, output):
             tail.insert(0, (path, given.ndim))
             vector = given
     if vector is not None and not any(isinstance(model.get_submodule(path), _BatchNorm) for path, _ in tail):
@@ -224,6 +223,10 @@ def _forms_of_width(value: Tensor, width: int) -> List[Form]:
             side = math.isqrt(length)
             forms.append(Form(layout, channels, (side, side), length - side * side))
     return [form for form in forms if form.channels == width and form.grid[0] * form.grid[1] > 1]
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.flatten(), b.flatten())
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
