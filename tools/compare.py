@@ -24,8 +24,6 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from mmengine.config import Config, DictAction
 
-from rsd_mm.utils.report import Curve, draw_accuracies, markdown_table, mean_and_spread, scale_schedule, spread
-
 TOOLS = osp.dirname(osp.abspath(__file__))
 METHODS = osp.join(TOOLS, '..', 'configs', '_base_', 'methods')
 ALONE = 'alone'
@@ -47,6 +45,7 @@ class Run(NamedTuple):
     seed: int
     folder: str
     config: str
+    text: str
     total: int
 
     def __str__(self) -> str:
@@ -92,6 +91,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_config(path: str, args: argparse.Namespace) -> Config:
+    from rsd_mm.utils.report import scale_schedule
+
     if not osp.isfile(path):
         raise SystemExit(f'{path!r} is not a config file (looked in {osp.abspath(path)!r}).')
     cfg = Config.fromfile(path)
@@ -190,7 +191,7 @@ def extra_parameters(entry: Entry) -> int:
 
 
 def prepare(entry: Entry, seed: int, args: argparse.Namespace) -> Run:
-    """Write the config of a run; a folder that holds another one is left alone."""
+    """The run of a model and a seed; with another config in its folder, the race is left alone."""
     cfg = copy.deepcopy(entry.cfg)
     cfg.randomness = dict(seed=seed)
     name = f'{entry.name}_seed{seed}'
@@ -203,11 +204,7 @@ def prepare(entry: Entry, seed: int, args: argparse.Namespace) -> Run:
                     f'{args.work_dir!r} holds a race whose {name} has another config ({path}). Give the same command '
                     'to continue it, another --work-dir for another race, or delete it.'
                 )
-    else:
-        os.makedirs(osp.dirname(path), exist_ok=True)
-        with open(path, 'w', encoding='utf-8') as file:
-            file.write(text)
-    return Run(entry.name, seed, osp.join(args.work_dir, name), path, length(cfg))
+    return Run(entry.name, seed, osp.join(args.work_dir, name), path, text, length(cfg))
 
 
 def read_log(run: Run, metric: str) -> Dict[str, Any]:
@@ -234,7 +231,7 @@ def read_log(run: Run, metric: str) -> Dict[str, Any]:
             number = re.search(r'_(\d+)\.pth', file.read())
         done = bool(number) and int(number.group(1)) == run.total and run.total in values
     steps = sorted(values)
-    curve: Curve = (steps, [values[i] for i in steps])
+    curve = steps, [values[i] for i in steps]
     return dict(
         curve=curve, seconds=statistics.median(seconds) if seconds else None, memory=memory, step=step, done=done
     )
@@ -259,7 +256,10 @@ class Jobs:
         if self.gpus:
             environment['CUDA_VISIBLE_DEVICES'] = self.gpus[slot % len(self.gpus)]
         environment.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // self.count)))
-        os.makedirs(run.folder, exist_ok=True)
+        for folder in (run.folder, osp.dirname(run.config)):
+            os.makedirs(folder, exist_ok=True)
+        with open(run.config, 'w', encoding='utf-8') as file:
+            file.write(run.text)
         command = [sys.executable, osp.join(TOOLS, 'train.py'), run.config, '--work-dir', run.folder, '--resume']
         with open(osp.join(run.folder, 'train.log'), 'a', encoding='utf-8') as log:
             process = subprocess.Popen(
@@ -330,7 +330,7 @@ class Jobs:
         return failed
 
 
-def tail(run: Run, lines: int = 8) -> str:
+def tail(run: Run, lines: int = 12) -> str:
     with open(osp.join(run.folder, 'train.log'), encoding='utf-8', errors='replace') as file:
         return ''.join(f'    {line}' for line in file.readlines()[-lines:])
 
@@ -345,6 +345,8 @@ def resident_memory(run: Run) -> Optional[float]:
 
 def summarize(entries: List[Entry], runs: List[Run], extra: Dict[str, int], metric: str) -> List[Dict[str, Any]]:
     """The results of each model, over those of its seeds that are finished."""
+    from rsd_mm.utils.report import spread
+
     results: List[Dict[str, Any]] = []
     for entry in entries:
         own = [(run, read_log(run, metric)) for run in runs if run.name == entry.name]
@@ -377,6 +379,9 @@ def summarize(entries: List[Entry], runs: List[Run], extra: Dict[str, int], metr
 
 
 def table(results: List[Dict[str, Any]], metric: str) -> str:
+    """The results as a Markdown table."""
+    from rsd_mm.utils.report import markdown_table, mean_and_spread
+
     on_gpu = any(result['gpu_memory_mb'] for result in results)
     memory = 'gpu_memory_mb' if on_gpu else 'resident_memory_mb'
     header = [
@@ -416,7 +421,8 @@ def main() -> None:
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
-    import rsd_mm  # noqa: F401 (registers its parts, and says what is missing)
+    # Registers its parts, and says what is missing.
+    from rsd_mm.utils.report import draw_accuracies
 
     MMLogger.get_instance('compare', log_level='ERROR')
     init_default_scope('mmpretrain')
@@ -424,9 +430,9 @@ def main() -> None:
     unequal = differences(entries)
     for difference in unequal:
         print(f'NOT THE SAME FOR ALL, so the race is not fair in it: {difference}', flush=True)
-    extra = {entry.name: extra_parameters(entry) for entry in entries}
     # Seed by seed, so that an interrupted race already compares all models.
     runs = [prepare(entry, seed, args) for seed in range(args.seeds) for entry in entries]
+    extra = {entry.name: extra_parameters(entry) for entry in entries}
     jobs = Jobs(args)
     print(
         f'{len(entries)} models x {args.seeds} seeds = {len(runs)} runs, {jobs.count} side by side on '

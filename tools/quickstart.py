@@ -14,14 +14,16 @@ import os.path as osp
 import statistics
 import time
 import warnings
-from typing import Dict, List, Tuple
+from typing import TYPE_CHECKING, Dict, List
+
+if TYPE_CHECKING:
+    from rsd_mm.utils.report import Curve
 
 CONFIGS = osp.join(osp.dirname(osp.abspath(__file__)), '..', 'configs', 'quickstart')
 TEACHER = 'resnet_digits'
 ALONE = 'vit_digits'
 RSD = 'resnet_to_vit_digits'
-
-Curve = Tuple[List[int], List[float]]
+LABELS = dict(alone='student alone', rsd='student with RSD')
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,10 +37,12 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def train(name: str, label: str, args: argparse.Namespace, seed: int, teacher: str = '') -> Curve:
+def train(name: str, label: str, args: argparse.Namespace, seed: int, teacher: str = '') -> 'Curve':
     """Train one model by its config; its validation accuracy over the epochs."""
     from mmengine.config import Config
     from mmengine.runner import Runner
+
+    from rsd_mm.utils.report import scale_schedule
 
     cfg = Config.fromfile(osp.join(CONFIGS, f'{name}.py'))
     cfg.work_dir = osp.join(args.work_dir, name if name == TEACHER else f'{name}_seed{seed}')
@@ -59,20 +63,6 @@ def train(name: str, label: str, args: argparse.Namespace, seed: int, teacher: s
     epochs = list(range(interval, runner.max_epochs + 1, interval))
     values, _ = runner.message_hub.get_scalar('val/accuracy/top1').data
     return epochs, [float(value) for value in values]
-
-
-def scale_schedule(cfg, epochs: int) -> None:
-    """Stretch or shrink the schedule of a config to another number of epochs."""
-    factor = epochs / cfg.train_cfg.max_epochs
-    for scheduler in cfg.param_scheduler:
-        for key in ('begin', 'end'):
-            if key in scheduler:
-                scheduler[key] = round(scheduler[key] * factor)
-    # A phase that has shrunk to nothing has no length to divide by.
-    cfg.param_scheduler = [s for s in cfg.param_scheduler if s.get('begin', 0) < s.end]
-    cfg.train_cfg.max_epochs = epochs
-    if epochs % cfg.train_cfg.val_interval:
-        cfg.train_cfg.val_interval = 1  # so that the last epoch is validated
 
 
 def last_checkpoint(work_dir: str) -> str:
@@ -106,64 +96,22 @@ def progress_hook(label: str):
     return ProgressHook()
 
 
-def spread(values: List[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
 def table(summary: Dict) -> str:
     """The result as a Markdown table."""
-    rows = [('model', 'top-1 %, test', 'seeds')]
-    rows.append((f'teacher: {summary["teacher"]["name"]}', f'{summary["teacher"]["top1"]:.1f}', '1'))
-    for key, label in (('alone', 'student alone'), ('rsd', 'student with RSD')):
-        values = summary[key]
-        text = f'{statistics.mean(values):.1f}' + (f' +- {spread(values):.1f}' if len(values) > 1 else '')
-        rows.append((label, text, str(len(values))))
-    rows.insert(1, ('---', '---', '---'))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = []
-    for row in rows:
-        cells = [('-' * width if cell == '---' else cell.ljust(width)) for cell, width in zip(row, widths)]
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+    from rsd_mm.utils.report import markdown_table, mean_and_spread
 
-
-def draw(summary: Dict, curves: Dict[str, List[Curve]], path: str) -> None:
-    """Learning curves, and the final accuracies with every seed."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    colors = dict(alone='tab:gray', rsd='tab:blue')
-    labels = dict(alone='student alone', rsd='student with RSD')
-    teacher = summary['teacher']
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(2, 1), sharey=True)
-    for key, runs in curves.items():
-        for i, (epochs, values) in enumerate(runs):
-            left.plot(epochs, values, color=colors[key], marker='.', label=None if i else labels[key])
-    for axes in (left, right):
-        axes.axhline(teacher['top1'], color='tab:orange', linestyle='--', label='teacher')
-        axes.grid(alpha=0.3)
-    left.set(xlabel='epoch', ylabel='top-1 accuracy on test images (%)')
-    left.legend(loc='lower right')
-    for x, key in enumerate(curves):
-        values = summary[key]
-        right.bar(x, statistics.mean(values), yerr=spread(values), color=colors[key], alpha=0.5, capsize=4)
-        right.scatter([x] * len(values), values, color=colors[key], s=12, zorder=3)
-        right.annotate(f'{statistics.mean(values):.1f}', (x, 3), ha='center')
-    right.set(xticks=range(len(curves)), xticklabels=['alone', 'RSD'], ylim=(0, 102))
-    right.set_xlabel(f'at the end ({len(summary["alone"])} seed{"s" if len(summary["alone"]) > 1 else ""})')
-    figure.suptitle('A small ViT on handwritten digits, alone and taught by a CNN')
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    rows = [[f'teacher: {summary["teacher"]["name"]}', f'{summary["teacher"]["top1"]:.1f}', '1']]
+    for key, label in LABELS.items():
+        rows.append([label, mean_and_spread(summary[key]), str(len(summary[key]))])
+    return markdown_table(['model', 'top-1 %, test', 'seeds'], rows)
 
 
 def main() -> None:
     args = parse_args()
     start = time.perf_counter()
     warnings.filterwarnings('ignore', category=UserWarning)
-    import rsd_mm  # noqa: F401 (registers its parts, and says what is missing)
+    # Registers its parts, and says what is missing.
+    from rsd_mm.utils.report import draw_accuracies
 
     os.makedirs(args.work_dir, exist_ok=True)
     print('Training a CNN teacher, then a ViT alone and with RSD, on handwritten digits (1,200 images of 8 x 8).')
@@ -181,7 +129,12 @@ def main() -> None:
     )
     with open(osp.join(args.work_dir, 'summary.json'), 'w', encoding='utf-8') as file:
         json.dump(summary, file, indent=2)
-    draw(summary, curves, osp.join(args.work_dir, 'summary.png'))
+    draw_accuracies(
+        {label: curves[key] for key, label in LABELS.items()},
+        osp.join(args.work_dir, 'summary.png'),
+        'A small ViT on handwritten digits, alone and taught by a CNN',
+        teacher=teacher_top1[-1],
+    )
     gain = statistics.mean(summary['rsd']) - statistics.mean(summary['alone'])
     print(f'\n{table(summary)}\n')
     print(f'RSD changes the student by {gain:+.1f} points on average. {summary["seconds"]:.0f} seconds in all.')

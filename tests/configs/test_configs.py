@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR100
 
-from rsd_mm import RSDDistiller
+from rsd_mm import Distiller, RSDDistiller
 from rsd_mm.utils import read_checkpoint, resolve_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -22,6 +23,12 @@ INDEX = modelindex.load(str(CONFIGS.parent / 'model-index.yml'))
 INDEX.build_models_with_collections()
 MODELS_BY_CONFIG = {model.config: model for model in INDEX.models}
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))
+METHODS = sorted(path.stem for path in (CONFIGS / '_base_' / 'methods').glob('*.py'))
+BASELINES = [name for name in NAMES if name.startswith('baselines/')]
+# Their data, recipe and networks are those of rsd/, and their methods train at full size when asked for.
+TRAINED = [
+    pytest.param(name, marks=pytest.mark.slow) if name in BASELINES and 'digits' not in name else name for name in NAMES
+]
 
 
 TOKEN_PAIRS = [f'{t}_to_{s}_in1k.py' for t in ('resnet50', 'convnext-t', 'mixer-b') for s in ('deit-t', 'swin-n')]
@@ -63,7 +70,7 @@ def little_data(imagenet, monkeypatch):
 def load(name):
     """A config whose teacher needs no file."""
     cfg = Config.fromfile(str(CONFIGS / name))
-    if cfg.model.type == 'RSDDistiller':
+    if 'teacher' in cfg.model:
         cfg.model.teacher.update(pretrained=False, checkpoint=None, allow_random_weights=True)
     elif cfg.model.get('pretrained'):
         cfg.model.pretrained = False
@@ -74,7 +81,7 @@ def test_there_are_configs():
     assert {'rsd/swin-t_to_mobilenetv2_in1k.py', 'rsd/swin-t_to_resnet18_cifar100.py'} <= set(NAMES)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', TRAINED)
 def test_trains_and_validates(name, little_data, tmp_path):
     cfg = load(name)
     little_data(cfg)
@@ -94,8 +101,9 @@ def test_trains_and_validates(name, little_data, tmp_path):
     if isinstance(runner.model, RSDDistiller):
         assert 'train/rsd_invariance' in scalars
         assert 'train/rsd_decorrelation' in scalars
-        total, task, rsd = (scalars[f'train/{key}'].data[0] for key in ('loss', 'loss_task', 'loss_rsd'))
-        np.testing.assert_allclose(total, task + rsd, rtol=1e-5)
+    if isinstance(runner.model, Distiller):
+        total, *parts = (scalars[f'train/{key}'].data[0] for key in ('loss', 'loss_task', *runner.model.terms))
+        np.testing.assert_allclose(total, sum(parts), rtol=1e-5)
     if name.startswith('rsd/'):
         check_stated_costs(name, runner.model)
 
@@ -254,3 +262,68 @@ def test_the_quickstarts_student_is_trained_the_same_way_alone_and_with_rsd():
 @pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('rsd/')])
 def test_a_pair_is_readable_at_a_glance(name):
     assert len((CONFIGS / name).read_text().splitlines()) <= 25
+
+
+@pytest.mark.parametrize('name', BASELINES)
+def test_a_baseline_is_its_pair_with_another_method(name):
+    """Student, teacher, data and recipe are those of RSD's config."""
+    method, pair_name = re.fullmatch(r'baselines/(.+)_([^_]+_to_[^_]+_[^_]+[.]py)', name).groups()
+    folder = 'quickstart' if 'digits' in pair_name else 'rsd'
+    cfg, rsd = (Config.fromfile(str(CONFIGS / path)) for path in (name, f'{folder}/{pair_name}'))
+    assert {key: cfg[key] for key in rsd if key != 'model'} == {key: rsd[key] for key in rsd if key != 'model'}
+    assert (cfg.model.student, cfg.model.teacher) == (rsd.model.student, rsd.model.teacher)
+    assert {key: cfg.model[key] for key in cfg.model if key not in ('student', 'teacher')} == cfg.method
+    assert len((CONFIGS / name).read_text().splitlines()) <= 7
+
+
+def test_every_method_has_its_configs():
+    pairs = ('swin-t_to_resnet18_cifar100', 'convnext-t_to_deit-t_cifar100', 'resnet_to_vit_digits')
+    assert sorted(BASELINES) == sorted(f'baselines/{m}_{pair}.py' for m in METHODS if m != 'rsd' for pair in pairs)
+
+
+def test_values_of_the_compared_methods():
+    """Those of the releases of OFA-KD and RSD, and what differs from RSD in its ablations."""
+    files = CONFIGS / '_base_' / 'methods'
+    methods = {name: Config.fromfile(str(files / f'{name}.py')).method for name in METHODS if name != 'rsd'}
+    losses = {name: [dict(term.loss) for term in cfg.get('terms', {}).values()] for name, cfg in methods.items()}
+    assert losses['kd'] == [dict(type='KDLoss', tau=1.0)]
+    assert losses['dkd'] == [dict(type='DecoupledKDLoss', alpha=1.0, beta=2.0, tau=1.0)]
+    assert losses['dist'] == [dict(type='StrongerTeacherLoss', beta=1.0, gamma=1.0, tau=1.0)]
+    assert losses['ofa_logits'] == [dict(type='OFALoss', eps=1.0, tau=1.0)]
+    assert losses['ofa'] == 5 * losses['ofa_logits']
+    assert losses['fitnet'] == 4 * [dict(type='HintLoss', loss_weight=1.0)]
+    assert losses['rkd'] == [dict(type='RKDLoss', distance_weight=25.0, angle_weight=50.0)]
+    assert losses['cc'] == [dict(type='CCLoss', loss_weight=0.02)]
+    assert losses['crd'] == [dict(type='CRDMemoryLoss', num_samples=50000, negatives=16384, momentum=0.5, tau=0.07)]
+    assert losses['rsd_stages'] == 4 * [dict(type='RSDLoss', loss_weight=0.1, kappa=0.01)]
+    assert methods['rsd_invariance'].loss == dict(kappa=0.0)
+    assert methods['rsd_linear'].projector.type == 'LinearProjector'
+    assert [methods[f'rsd_gamma{g}'].projector.expansion for g in (1, 2, 4)] == [1, 2, 4]
+
+
+PARAMETERS = (CONFIGS / 'baselines' / 'README.md').read_text().partition('## What they add')[2]
+
+
+QUICK = ('convnext-t_to_deit-t_cifar100', 'swin-t_to_resnet18_cifar100')
+PAIRS = [name[4:-3] for name in NAMES if name.startswith('rsd/')]
+
+
+@pytest.mark.parametrize(
+    'name', [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PAIRS]
+)
+def test_table_of_extra_parameters(name):
+    """All methods in one distiller, counted."""
+    cfg = load(f'rsd/{name}.py')
+    columns = re.findall(r'`(\w+)`', next(line for line in PARAMETERS.splitlines() if line.startswith('| pair')))
+    terms = {}
+    for method in columns[1:]:
+        for term, options in Config.fromfile(str(CONFIGS / '_base_' / 'methods' / f'{method}.py')).method.terms.items():
+            terms[f'{term}_of_{method}'] = options
+    terms['loss_crd_of_crd'].loss.num_samples = 2
+    model = MODELS.build(dict(cfg.model, terms=terms, data_preprocessor=cfg.get('data_preprocessor')))
+    counted = dict.fromkeys(columns, 0.0)
+    for term, module in model.terms.items():
+        counted[term.rpartition('_of_')[2].replace('loss_', '')] += sum(p.numel() for p in module.parameters()) / 1e6
+    counted['rsd_stages'] += counted['rsd']  # the term on embeddings is RSD's own
+    row = next(line for line in PARAMETERS.splitlines() if line.startswith(f'| {name} |')).split('|')[2:-1]
+    assert [float(cell) for cell in row] == pytest.approx([counted[method] for method in columns], abs=0.0051)
