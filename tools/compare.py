@@ -102,6 +102,7 @@ def read_config(path: str, args: argparse.Namespace) -> Config:
         if not cfg.train_cfg.get('max_epochs'):
             raise SystemExit(f'--epochs: {path!r} trains by iterations. Set train_cfg.max_iters with --cfg-options.')
         scale_schedule(cfg, args.epochs)
+    cfg.pop('randomness', None)  # each run has its own
     # A race needs the last checkpoint, and a few on the way to continue from.
     total = length(cfg)
     interval = max(1, total // 10)
@@ -124,12 +125,13 @@ def with_method(pair: Config, method: str) -> Config:
     file = Config.fromfile(osp.join(METHODS, f'{method}.py'))
     # RSD's file is the base of the pairs, so it says `model`.
     options = file.get('method') or file.model
-    cfg.model = dict(copy.deepcopy(dict(options)), student=pair.model.student, teacher=pair.model.teacher)
+    shared = {key: pair.model[key] for key in ('student', 'teacher', 'data_preprocessor') if key in pair.model}
+    cfg.model = dict(copy.deepcopy(dict(options)), **shared)
     for term in cfg.model.get('terms', {}).values():
         if MODELS.get(term.loss.type) and inferred_options(dict(term.loss), num_samples=0):
             term.loss.num_samples = len(DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset)))
-            # A memory that is a little larger than its negatives is no memory of others.
-            term.loss.negatives = min(term.loss.negatives, term.loss.num_samples - 1)
+            # Of a small dataset there is no point in drawing more than there are.
+            term.loss.negatives = min(term.loss.negatives, term.loss.num_samples)
     return cfg
 
 
@@ -190,13 +192,11 @@ def extra_parameters(entry: Entry) -> int:
     return sum(parameter.numel() for parameter in built.terms.parameters()) if hasattr(built, 'terms') else 0
 
 
-def prepare(entry: Entry, seed: int, args: argparse.Namespace) -> Run:
+def prepare(entry: Entry, text: str, seed: int, args: argparse.Namespace) -> Run:
     """The run of a model and a seed; with another config in its folder, the race is left alone."""
-    cfg = copy.deepcopy(entry.cfg)
-    cfg.randomness = dict(seed=seed)
     name = f'{entry.name}_seed{seed}'
     path = osp.join(args.work_dir, 'configs', f'{name}.py')
-    text = cfg.pretty_text
+    text += f'randomness = dict(seed={seed})\n'
     if osp.isfile(path):
         with open(path, encoding='utf-8') as file:
             if file.read() != text:
@@ -204,7 +204,7 @@ def prepare(entry: Entry, seed: int, args: argparse.Namespace) -> Run:
                     f'{args.work_dir!r} holds a race whose {name} has another config ({path}). Give the same command '
                     'to continue it, another --work-dir for another race, or delete it.'
                 )
-    return Run(entry.name, seed, osp.join(args.work_dir, name), path, text, length(cfg))
+    return Run(entry.name, seed, osp.join(args.work_dir, name), path, text, length(entry.cfg))
 
 
 def read_log(run: Run, metric: str) -> Dict[str, Any]:
@@ -431,7 +431,8 @@ def main() -> None:
     for difference in unequal:
         print(f'NOT THE SAME FOR ALL, so the race is not fair in it: {difference}', flush=True)
     # Seed by seed, so that an interrupted race already compares all models.
-    runs = [prepare(entry, seed, args) for seed in range(args.seeds) for entry in entries]
+    texts = {entry.name: entry.cfg.pretty_text for entry in entries}
+    runs = [prepare(entry, texts[entry.name], seed, args) for seed in range(args.seeds) for entry in entries]
     extra = {entry.name: extra_parameters(entry) for entry in entries}
     jobs = Jobs(args)
     print(

@@ -33,7 +33,7 @@ class DistillTerm(BaseModule):
     first two are the student's and the teacher's representation. ``gt_labels`` are
     the targets of the batch, ``(B,)``, or ``(B, classes)`` where Mixup, CutMix or the
     dataset makes them soft; ``sample_idx`` the indices of its images in the dataset,
-    ``(B,)``; and with ``return_parts`` it also gives values for the log.
+    ``(B,)``, on the CPU; and with ``return_parts`` it also gives values for the log.
 
     Args:
         name (str): The key of its value among the losses; contains ``loss``.
@@ -316,7 +316,7 @@ class Distiller(BaseModel):
                     f"{asked['sample_idx']}: its loss needs the index of each image in the dataset ('sample_idx' in "
                     "its data sample). MMPretrain's datasets give it; keep it among the meta_keys of PackInputs."
                 )
-            found['sample_idx'] = torch.tensor(indices, device=device)
+            found['sample_idx'] = torch.tensor(indices)  # on the CPU, where looking at them costs nothing
         return found
 
     def parse_losses(self, losses: Dict[str, Tensor]) -> Tuple[Tensor, Dict[str, Tensor]]:

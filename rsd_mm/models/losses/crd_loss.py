@@ -106,7 +106,8 @@ class CRDMemoryLoss(DistillLoss):
             t_feature (Tensor): The teacher's embedding, projected, ``(B, D)``.
             gt_labels (Tensor): Classes ``(B,)`` or scores ``(B, C)``, of which the
                 largest is the target.
-            sample_idx (Tensor): Indices of the images in the dataset, ``(B,)``.
+            sample_idx (Tensor): Indices of the images in the dataset, ``(B,)``;
+                checked if they are on the CPU.
 
         Returns:
             Tensor: A scalar.
@@ -117,6 +118,7 @@ class CRDMemoryLoss(DistillLoss):
         check_pair('CRD', s_feature, t_feature)
         labels = hard_labels(gt_labels, len(s_feature))
         self._check_indices(sample_idx, s_feature)
+        sample_idx = sample_idx.to(s_feature.device)
         u, v = (F.normalize(feature.float(), dim=1) for feature in (s_feature, t_feature))
         self.labels[sample_idx] = labels
         negatives = self._draw(labels)

@@ -2,11 +2,16 @@
 """The losses of the compared methods, against references written entry by entry from the papers' formulas."""
 
 import math
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.registry import MODELS
+from torch import distributed as dist
 from torch import nn
 
 from rsd_mm.models.losses import (
@@ -481,3 +486,43 @@ class TestCRD:
         loss.labels[:] = 1
         with pytest.raises(ValueError, match='all images of the dataset are of one class'):
             loss(*crd_batch(labels=(1, 1, 1)))
+
+
+def crd_worker(rank, world, rendezvous):
+    """What each process does: its shard of every batch, and at the end the memory of one process that saw it all."""
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{rendezvous}', rank=rank, world_size=world)
+    torch.manual_seed(0)
+    loss = crd(momentum=0.3)
+    expected = [memory.clone() for memory in (loss.s_memory, loss.t_memory)]
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(3):
+        s, t = (torch.randn(6, 4, generator=generator) for _ in range(2))
+        indices = torch.randperm(20, generator=generator)[:6]
+        mine = slice(3 * rank, 3 * rank + 3)
+        value = loss(s[mine], t[mine], indices[mine] % 3, indices[mine])
+        assert torch.isfinite(value)
+        for memory, feature in zip(expected, (s, t)):
+            mixed = 0.3 * memory[indices] + 0.7 * torch.nn.functional.normalize(feature, dim=1)
+            memory[indices] = torch.nn.functional.normalize(mixed, dim=1)
+            assert (loss.labels[indices] == indices % 3).all()
+    torch.testing.assert_close(loss.s_memory, expected[0])
+    torch.testing.assert_close(loss.t_memory, expected[1])
+    normalizers = [torch.empty(2) for _ in range(world)]
+    dist.all_gather(normalizers, loss.normalizers)
+    assert torch.equal(*normalizers)
+    dist.destroy_process_group()
+
+
+def test_crds_memory_is_the_same_on_every_process(tmp_path):
+    """Two real processes (gloo) with different data."""
+    here = Path(__file__).resolve()
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(here.parents[3]), str(here.parent)])}
+    processes = []
+    for rank in range(2):
+        code = f'import rsd_mm, test_compared_losses as t; t.crd_worker({rank}, 2, {str(tmp_path / "r")!r})'
+        options = dict(env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        processes.append(subprocess.Popen([sys.executable, '-c', code], **options))
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    for process, output in zip(processes, outputs):
+        assert process.returncode == 0, output[-3000:]
