@@ -102,7 +102,6 @@ def read_config(path: str, args: argparse.Namespace) -> Config:
         if not cfg.train_cfg.get('max_epochs'):
             raise SystemExit(f'--epochs: {path!r} trains by iterations. Set train_cfg.max_iters with --cfg-options.')
         scale_schedule(cfg, args.epochs)
-    cfg.pop('randomness', None)  # each run has its own
     # A race needs the last checkpoint, and a few on the way to continue from.
     total = length(cfg)
     interval = max(1, total // 10)
@@ -196,7 +195,7 @@ def prepare(entry: Entry, text: str, seed: int, args: argparse.Namespace) -> Run
     """The run of a model and a seed; with another config in its folder, the race is left alone."""
     name = f'{entry.name}_seed{seed}'
     path = osp.join(args.work_dir, 'configs', f'{name}.py')
-    text += f'randomness = dict(seed={seed})\n'
+    text += f'randomness = {dict(entry.cfg.get("randomness", {}), seed=seed)}\n'
     if osp.isfile(path):
         with open(path, encoding='utf-8') as file:
             if file.read() != text:

@@ -68,7 +68,8 @@ def draw_accuracies(
     figure, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(1, 1) if many else (2, 1), sharey=True)
     for label, runs in curves.items():
         for i, (steps, values) in enumerate(runs):
-            left.plot(steps, values, color=colors[label], marker='.', lw=1, label=None if i else label)
+            marker, alpha = (None, 0.7) if many else ('.', 1.0)
+            left.plot(steps, values, color=colors[label], marker=marker, alpha=alpha, label=None if i else label)
     for axes in (left, right):
         if teacher is not None:
             axes.axhline(teacher, color='black', linestyle='--', lw=1, label='teacher')
@@ -80,11 +81,14 @@ def draw_accuracies(
     highest = max(max(values) for values in finals.values())
     for x, (label, values) in enumerate(finals.items()):
         mean = statistics.mean(values)
-        right.bar(x, mean, yerr=spread(values), color=colors[label], alpha=0.5, capsize=4)
+        if many:  # the axis does not begin at zero, as that of bars has to
+            right.errorbar(x, mean, yerr=spread(values), color=colors[label], fmt='_', markersize=16, capsize=5)
+        else:
+            right.bar(x, mean, yerr=spread(values), color=colors[label], alpha=0.5, capsize=4)
         right.scatter([x] * len(values), values, color=[colors[label]], s=12, zorder=3)
         right.annotate(f'{mean:.1f}', (x, mean), (0, 12), textcoords='offset points', ha='center', fontsize=8)
     right.set_xticks(range(len(finals)), finals, rotation=60 if many else 0, ha='right' if many else 'center')
-    if many:  # bars that begin at zero would hide what they are drawn for, and learning curves begin anywhere
+    if many:
         margin = max(highest - lowest, 1.0)
         left.set_ylim(max(0.0, lowest - 1.5 * margin), min(102.0, max(highest, teacher or 0) + 0.5 * margin))
     else:
