@@ -9,8 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from rsd_mm.models.distillers import Distiller, Recorder
-from rsd_mm.visualization import agreement, cross_correlation, draw_correlation, effective_rank
+from rsd_mm.models.distillers import Distiller
+from rsd_mm.visualization import agreement, cross_correlation, draw_correlation, effective_rank, read_features
 
 
 @HOOKS.register_module()
@@ -82,20 +82,19 @@ class CorrelationHook(Hook):
 
     def _draw(self, runner: Any, model: Distiller, epoch: int = 0) -> None:
         term = model.terms[self.term]
-        own, projected, taught = [], [], []
-        training = model.training
-        model.eval()
-        with torch.no_grad():
-            for batch in self._batches or []:
-                inputs = model.data_preprocessor(batch, False)['inputs']
-                with Recorder(model.student, [term.student_tap], 'student') as record:
-                    model.student(inputs)
-                embedding = record[term.student_tap]
-                own.append(embedding)
-                projected.append(embedding if term.projector is None else term.projector(embedding))
-                taught.append(model.teacher(inputs, [term.teacher_tap])[term.teacher_tap])
-        model.train(training)
-        student, teacher = (torch.cat(parts)[: self.images].float() for parts in (projected, taught))
+        own, taught = [], []
+        for (embedding,), (target,), _ in read_features(
+            model, self._batches, [term.student_tap], [term.teacher_tap], self.images
+        ):
+            own.append(embedding)
+            taught.append(target)
+        embedding, teacher = torch.cat(own).float(), torch.cat(taught).float()
+        student = embedding
+        if term.projector is not None:
+            training = term.training
+            with torch.no_grad():
+                student = term.eval().projector(embedding)
+            term.train(training)
         if student.ndim != 2 or student.shape != teacher.shape:
             raise ValueError(
                 f'CorrelationHook: {self.term} compares {tuple(student.shape)} with {tuple(teacher.shape)}; a '
@@ -103,14 +102,14 @@ class CorrelationHook(Hook):
             )
         matrix = cross_correlation(student, teacher)
         numbers = {f'correlation/{name}': value for name, value in agreement(matrix).items()}
-        numbers['correlation/effective_rank'] = effective_rank(torch.cat(own)[: self.images].float())
+        numbers['correlation/effective_rank'] = effective_rank(embedding)
         mean, square, rank = numbers.values()
         runner.visualizer.add_scalars(numbers, step=epoch)
         title = f'epoch {epoch}: diagonal {mean:.2f}, off-diagonal {square**0.5:.3f} (r.m.s.)'
         runner.visualizer.add_image('correlation', draw_correlation(matrix, title), step=epoch)
         runner.logger.info(
             f'Teacher and student on {len(student)} images: correlation of matching features {mean:.3f}, mean square '
-            f'of the others {square:.5f}; effective rank of the student {rank:.1f} of {torch.cat(own).shape[1]}'
+            f'of the others {square:.5f}; effective rank of the student {rank:.1f} of {embedding.shape[1]}'
         )
 
 
