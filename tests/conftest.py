@@ -142,6 +142,41 @@ def run_tool():
 
 
 @pytest.fixture
+def run_ranks(tmp_path):
+    """Call a function of a test file in several processes (gloo) as ``function(rank, world, *arguments)``."""
+
+    def run(function, world, *arguments):
+        file = Path(sys.modules[function.__module__].__file__)
+        env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(file.parent)]), 'OMP_NUM_THREADS': '1'}
+        rendezvous = tmp_path / f'rendezvous_{function.__name__}_{world}'
+        processes = []
+        for rank in range(world):
+            code = (
+                'import torch, rsd_mm\n'
+                'from mmengine.registry import init_default_scope\n'
+                f'from {file.stem} import {function.__name__} as function\n'
+                'torch.set_num_threads(1)\n'
+                "init_default_scope('mmpretrain')\n"
+                'torch.distributed.init_process_group(\n'
+                f"    'gloo', init_method='file://{rendezvous}', rank={rank}, world_size={world})\n"
+                f'function({rank}, {world}, *{arguments!r})\n'
+                'torch.distributed.barrier()\n'
+                'torch.distributed.destroy_process_group()\n'
+            )
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, '-c', code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                )
+            )
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+        for process, output in zip(processes, outputs):
+            assert process.returncode == 0, output[-3000:]
+        return outputs
+
+    return run
+
+
+@pytest.fixture
 def imagenet(tmp_path):
     """A folder in ImageNet's layout: 8 training and 4 validation JPEGs of two classes, with lists."""
     root = tmp_path / 'imagenet'

@@ -6,14 +6,17 @@ Redundancy Suppression", ICCV 2025, arXiv 2507.21844.
 """
 
 import math
-from typing import Dict, Tuple, Union
+from typing import Dict, List, Optional, Tuple, Union
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 
-def standardize(feature: Tensor, eps: float = 1e-5) -> Tensor:
+def standardize(feature: Tensor, eps: float = 1e-5, count: Optional[int] = None) -> Tensor:
     """Standardize every feature over the batch: ``(x - mean) / (std + eps)``.
 
     The standard deviation is the biased one, and ``eps`` is added to it rather
@@ -23,22 +26,29 @@ def standardize(feature: Tensor, eps: float = 1e-5) -> Tensor:
     Args:
         feature (Tensor): Shape ``(B, D)``, floating point. Not changed.
         eps (float): Added to the standard deviation.
+        count (int, optional): The samples of all processes together, to take the
+            mean and the deviation over them. Defaults to None, this process's own.
 
     Returns:
         Tensor: Shape ``(B, D)``.
     """
+    total, largest = (_total, _largest) if count is not None else (_own, _own)
+    count = count or len(feature)
+    tiny = torch.finfo(feature.dtype).tiny
     # Subtracting a constant leaves the result as it is, and makes a constant column exactly zero
     # whatever its magnitude; the mean alone leaves a rounding error that may exceed eps.
-    x = feature - feature[:1].detach()
-    x = x - x.mean(dim=0)
-    # Squares of large values overflow, so they are taken of x / max|x|. The norm's gradient at zero
-    # is defined (zero), that of a square root is not.
-    peak = x.detach().abs().amax(dim=0).clamp_min(torch.finfo(x.dtype).tiny)
-    std = peak * torch.linalg.vector_norm(x / peak, dim=0) / math.sqrt(len(x))
+    x = feature - largest(feature[0].detach())
+    x = x - total(x.sum(dim=0)) / count
+    # Squares of large values overflow, so they are taken of x / max|x|; their sum is zero for a constant
+    # column and at least one for any other. A square root has no gradient at zero, hence the bound.
+    peak = largest(x.detach().abs().amax(dim=0)).clamp_min(tiny)
+    std = peak * (total((x / peak).square().sum(dim=0)).clamp_min(tiny) / count).sqrt()
     return x / (std + eps)
 
 
-def rsd_loss_parts(s_feature: Tensor, t_feature: Tensor, eps: float = 1e-5) -> Tuple[Tensor, Tensor]:
+def rsd_loss_parts(
+    s_feature: Tensor, t_feature: Tensor, eps: float = 1e-5, sync: bool = False, check_finite: bool = True
+) -> Tuple[Tensor, Tensor]:
     r"""The two parts of RSD's objective, unweighted.
 
     With :math:`a, b` the features of student and teacher standardized over the
@@ -55,14 +65,23 @@ def rsd_loss_parts(s_feature: Tensor, t_feature: Tensor, eps: float = 1e-5) -> T
 
     Statistics are computed in float32 (float64 for float64 input), also for half
     precision input and under autocast. The teacher's side gets no gradient, and
-    the inputs are not changed. With several processes each uses its own batch,
-    as the authors' release does.
+    the inputs are not changed.
+
+    With several processes each uses its own batch, as the authors' release does,
+    unless ``sync``: then the value is that of all their samples together, the
+    same in every process, and the mean over the processes of the gradients, which
+    is what DDP makes, is that of one process with the whole batch. Batches may
+    differ in size. The processes exchange either their features, ``N x D``, or
+    ``P``, ``D x D``, whichever is less.
 
     Args:
         s_feature (Tensor): The student's (projected) embedding, ``(B, D)``.
         t_feature (Tensor): The teacher's embedding, ``(B, D)``.
         eps (float): Added to the standard deviation. Defaults to 1e-5, the
             authors' release.
+        sync (bool): Use the batches of all processes. Without a process group it
+            has nothing to do. Defaults to False, the authors' release.
+        check_finite (bool): Look for NaN and inf on a CPU. Defaults to True.
 
     Returns:
         Tuple[Tensor, Tensor]: ``(invariance, decorrelation)``, scalars.
@@ -77,23 +96,37 @@ def rsd_loss_parts(s_feature: Tensor, t_feature: Tensor, eps: float = 1e-5) -> T
     _check_eps(eps)
     dtype = torch.promote_types(torch.promote_types(s_feature.dtype, t_feature.dtype), torch.float32)
     with torch.autocast(s_feature.device.type, enabled=False):
-        a = standardize(s_feature.to(dtype), eps)
-        b = standardize(t_feature.detach().to(dtype), eps)
-        batch, dim = a.shape
-        diagonal = (a * b).sum(dim=0) / batch
-        invariance = (diagonal - 1).square().sum()
-        if _batch_form_is_cheaper(batch, dim):
-            every = (a * (b @ b.T @ a)).sum() / batch**2
-            decorrelation = every - diagonal.square().sum()
-        else:
-            correlation = b.T @ a / batch
-            decorrelation = (correlation - torch.diag(correlation.diagonal())).square().sum()
-    if a.device.type == 'cpu' and not torch.isfinite(invariance + decorrelation):
+        s, t = s_feature.to(dtype), t_feature.detach().to(dtype)
+        count = None  # of the samples, where the sums over them have to be those of all processes
+        if sync and dist.is_initialized():
+            sizes = _batch_sizes(s)
+            if _features_are_less(sum(sizes), s.shape[1]):
+                s, t = _gather(s, sizes), _gather(t, sizes)
+            else:
+                count = sum(sizes)
+        invariance, decorrelation = _parts(standardize(s, eps, count), standardize(t, eps, count), count)
+    if check_finite and s.device.type == 'cpu' and not torch.isfinite(invariance + decorrelation):
         _report_non_finite(s_feature=s_feature, t_feature=t_feature)
     return invariance, decorrelation
 
 
-def rsd_loss(s_feature: Tensor, t_feature: Tensor, kappa: float = 0.01, eps: float = 1e-5) -> Tensor:
+def _parts(a: Tensor, b: Tensor, count: Optional[int]) -> Tuple[Tensor, Tensor]:
+    batch, dim = a.shape
+    if count is None and _batch_form_is_cheaper(batch, dim):
+        diagonal = (a * b).sum(dim=0) / batch
+        decorrelation = (a * (b @ b.T @ a)).sum() / batch**2 - diagonal.square().sum()
+    else:
+        correlation = b.T @ a / (count or batch)
+        if count is not None:
+            correlation = _total(correlation)
+        diagonal = correlation.diagonal()
+        decorrelation = (correlation - torch.diag(diagonal)).square().sum()
+    return (diagonal - 1).square().sum(), decorrelation
+
+
+def rsd_loss(
+    s_feature: Tensor, t_feature: Tensor, kappa: float = 0.01, eps: float = 1e-5, sync: bool = False
+) -> Tensor:
     r"""RSD's loss, unweighted: invariance + ``kappa`` * decorrelation.
 
     .. math::
@@ -110,12 +143,14 @@ def rsd_loss(s_feature: Tensor, t_feature: Tensor, kappa: float = 0.01, eps: flo
             about ``D (D - 1) / (B - 1)``, so what counts is ``kappa * D^2 / B``.
         eps (float): Added to the standard deviation. Defaults to 1e-5, the
             authors' release.
+        sync (bool): Use the batches of all processes. Defaults to False, the
+            authors' release.
 
     Returns:
         Tensor: A scalar.
     """
     _check_kappa(kappa)
-    invariance, decorrelation = rsd_loss_parts(s_feature, t_feature, eps)
+    invariance, decorrelation = rsd_loss_parts(s_feature, t_feature, eps, sync)
     return invariance + kappa * decorrelation
 
 
@@ -131,13 +166,18 @@ class RSDLoss(nn.Module):
         kappa (float): Weight of the decorrelation. Defaults to 0.01, the paper.
         eps (float): Added to the standard deviation. Defaults to 1e-5, the
             authors' release.
+        sync (bool): Take the statistics over the batches of all processes, see
+            :func:`rsd_loss_parts`. Defaults to False, the authors' release.
 
     Raises:
         ValueError: If ``kappa`` or ``loss_weight`` is negative or ``eps`` is not
             positive.
     """
 
-    def __init__(self, loss_weight: float = 0.1, kappa: float = 0.01, eps: float = 1e-5) -> None:
+    #: Whether NaN and inf are looked for on a CPU; HealthHook, which looks for them itself, turns it off.
+    check_finite = True
+
+    def __init__(self, loss_weight: float = 0.1, kappa: float = 0.01, eps: float = 1e-5, sync: bool = False) -> None:
         super().__init__()
         if not 0 <= loss_weight < math.inf:
             raise ValueError(f'RSDLoss: loss_weight must be a number >= 0, received {loss_weight!r}.')
@@ -146,6 +186,7 @@ class RSDLoss(nn.Module):
         self.loss_weight = loss_weight
         self.kappa = kappa
         self.eps = eps
+        self.sync = sync
 
     def forward(
         self, s_feature: Tensor, t_feature: Tensor, return_parts: bool = False
@@ -162,20 +203,60 @@ class RSDLoss(nn.Module):
             Tensor | Tuple[Tensor, Dict[str, Tensor]]: The scalar loss, and with
             ``return_parts`` also ``dict(invariance=..., decorrelation=...)``.
         """
-        invariance, decorrelation = rsd_loss_parts(s_feature, t_feature, self.eps)
+        invariance, decorrelation = rsd_loss_parts(s_feature, t_feature, self.eps, self.sync, self.check_finite)
         loss = self.loss_weight * (invariance + self.kappa * decorrelation)
         if not return_parts:
             return loss
         return loss, dict(invariance=invariance.detach(), decorrelation=decorrelation.detach())
 
     def extra_repr(self) -> str:
-        return f'loss_weight={self.loss_weight}, kappa={self.kappa}, eps={self.eps}'
+        return f'loss_weight={self.loss_weight}, kappa={self.kappa}, eps={self.eps}, sync={self.sync}'
 
 
 def _batch_form_is_cheaper(batch: int, dim: int) -> bool:
     # Multiplications, forward and backward: 3 B^2 D against 2 B D^2, and the D x D form also passes over
     # its D^2 numbers several times. Measured on a CPU at D = 768, the two meet near B = 5/6 D.
     return 6 * batch < 5 * dim
+
+
+def _features_are_less(count: int, dim: int) -> bool:
+    # Numbers that a process sends and receives, forward and backward: three sums over the processes of N x D
+    # (two features, one gradient), or two of D x D. Gathered, each also computes with the whole batch; where
+    # 3 N < 2 D that is at most 4/3 D^3 multiplications, and less than what is communicated costs.
+    return 3 * count < 2 * dim
+
+
+def _own(x: Tensor) -> Tensor:
+    return x
+
+
+def _total(x: Tensor) -> Tensor:
+    # Its gradient is summed over the processes as well. A plain all_reduce would leave out what this
+    # process's samples do to the loss of the others.
+    return all_reduce(x) if x.requires_grad else _reduce(x, dist.ReduceOp.SUM)
+
+
+def _largest(x: Tensor) -> Tensor:
+    return _reduce(x, dist.ReduceOp.MAX)
+
+
+def _reduce(x: Tensor, operation: dist.ReduceOp) -> Tensor:
+    x = x.clone()
+    dist.all_reduce(x, operation)
+    return x
+
+
+def _batch_sizes(feature: Tensor) -> List[int]:
+    """The number of samples of every process. Their sum and the rows before one's own have to be known here."""
+    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=feature.device)
+    sizes[dist.get_rank()] = len(feature)
+    return _reduce(sizes, dist.ReduceOp.SUM).tolist()
+
+
+def _gather(feature: Tensor, sizes: List[int]) -> Tensor:
+    """The features of all processes, ``(N, D)``, as a sum of their own rows, zeros elsewhere."""
+    before = sum(sizes[: dist.get_rank()])
+    return _total(F.pad(feature, (0, 0, before, sum(sizes) - before - len(feature))))
 
 
 def _check_features(s_feature: Tensor, t_feature: Tensor) -> None:
@@ -220,3 +301,5 @@ def _report_non_finite(**features: Tensor) -> None:
                 f'{feature.numel()} values. Lower the learning rate or the loss weight if it is the '
                 "student's; check the weights and the input normalization if it is the teacher's."
             )
+    if dist.is_initialized():
+        raise ValueError('RSD: the features of another process hold NaN or inf; its own message says which.')

@@ -21,8 +21,9 @@ class RSDProjector(BaseModule):
     with standard deviation 0.02, truncated at +-2 (absolute), as in the authors'
     release.
 
-    Across processes the BatchNorm uses each process's own batch (the default of
-    ``sync_bn``), as the authors' release does.
+    Across processes the BatchNorm uses each process's own batch, as the authors'
+    release does, whatever ``sync`` of the loss is; ``sync_bn='torch'`` in a config
+    makes this one and the student's synchronized (on GPUs).
 
     Args:
         in_channels (int): Width of the student's embedding.

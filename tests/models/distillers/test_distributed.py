@@ -2,15 +2,11 @@
 """Two real processes (gloo) with different data."""
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import torch
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from torch import distributed as dist
 
 
@@ -30,11 +26,8 @@ def gradients_alone(distiller, rank):
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def worker(rank, world, config, rendezvous):
+def worker(rank, world, config):
     """What each process does; an assertion that fails ends it with an error."""
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{rendezvous}', rank=rank, world_size=world)
-    init_default_scope('mmpretrain')
     torch.manual_seed(0)
     distiller = MODELS.build(torch.load(config, weights_only=False))
     expected = [gradients_alone(distiller, r) for r in range(world)]
@@ -67,27 +60,10 @@ def worker(rank, world, config, rendezvous):
     gathered = [torch.empty_like(weights) for _ in range(world)]
     dist.all_gather(gathered, weights)
     assert all(torch.equal(weights, other) for other in gathered)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
-def test_gradients_are_the_mean_of_the_processes_own(cnn, swin, save_weights, tmp_path):
+def test_gradients_are_the_mean_of_the_processes_own(cnn, swin, save_weights, tmp_path, run_ranks):
     config = tmp_path / 'config.pkl'
     teacher = dict(swin(), checkpoint=save_weights(swin()))
     torch.save(dict(type='RSDDistiller', student=cnn(), teacher=teacher), config)
-    world = 2
-    root = str(Path(__file__).resolve().parents[3])
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([root, str(Path(__file__).parent)])}
-    processes = []
-    for rank in range(world):
-        code = (
-            f'import rsd_mm, test_distributed as t; t.worker({rank}, {world}, {str(config)!r}, {str(tmp_path / "r")!r})'
-        )
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, '-c', code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-        )
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    for process, output in zip(processes, outputs):
-        assert process.returncode == 0, output[-3000:]
+    run_ranks(worker, 2, str(config))
