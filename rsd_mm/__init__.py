@@ -14,20 +14,33 @@ check_dependencies()
 
 # After the check, which says what is missing better than an import does.
 from .datasets import SklearnDigits  # noqa: E402
-from .engine import CorrelationHook, DistillCheckHook, ExportStudentHook, TeacherAccuracyHook  # noqa: E402
+from .engine import (  # noqa: E402
+    AtomicCheckpointHook,
+    CorrelationHook,
+    DistillCheckHook,
+    ExportStudentHook,
+    HealthHook,
+    InterruptHook,
+    ResumeHook,
+    TeacherAccuracyHook,
+)
 from .models import Distiller, RSDDistiller, RSDLoss, RSDProjector, rsd_loss, rsd_loss_parts  # noqa: E402
 from .utils.checkpoint import allow_mmengine_objects  # noqa: E402
 
 allow_mmengine_objects()
 
 __all__ = [
+    'AtomicCheckpointHook',
     'CorrelationHook',
     'DistillCheckHook',
     'Distiller',
     'ExportStudentHook',
+    'HealthHook',
+    'InterruptHook',
     'RSDDistiller',
     'RSDLoss',
     'RSDProjector',
+    'ResumeHook',
     'SklearnDigits',
     'TeacherAccuracyHook',
     '__version__',

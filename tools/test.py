@@ -10,11 +10,10 @@ import argparse
 import mmengine
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from rsd_mm.utils.checkpoint import load_strictly
-from rsd_mm.utils.config import student_config
+from rsd_mm.utils.config import student_config, unwrap
 from rsd_mm.utils.launch import (
     add_run_arguments,
     check_data_folders,
@@ -67,8 +66,7 @@ def main() -> None:
     cfg = build_config(args)
     init_distributed(cfg)
     runner = Runner.from_cfg(cfg)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    load_strictly(model, args.checkpoint, 'student')
+    load_strictly(unwrap(runner.model), args.checkpoint, 'student')
     if args.out and args.out_item != 'metrics':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()

@@ -4,13 +4,19 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 # Registers RSDDistiller, RSDLoss, RSDProjector and the rest.
 custom_imports = dict(imports=['rsd_mm'], allow_failed_imports=False)
 
-custom_hooks = [
+# By name, so that a config that adds hooks of its own in custom_hooks keeps these.
+default_hooks = dict(
+    checkpoint=dict(type='AtomicCheckpointHook', max_keep_ckpts=3, save_best='auto'),
     # Finds before the first iteration what would end a distillation much later.
-    dict(type='DistillCheckHook'),
+    distill_check=dict(type='DistillCheckHook'),
     # Evaluates a teacher whose accuracy MMPretrain's model index states, and warns if it is off by more than a point.
-    dict(type='TeacherAccuracyHook', tolerance=1.0),
+    teacher_accuracy=dict(type='TeacherAccuracyHook', tolerance=1.0),
+    # A resumed run goes on as if it had not been interrupted.
+    resume=dict(type='ResumeHook'),
+    # SIGTERM saves a checkpoint; add 'SIGINT' for Ctrl-C.
+    interrupt=dict(type='InterruptHook', signals=['SIGTERM']),
+    # Stops at a loss that is not finite, and reports features that say nothing.
+    health=dict(type='HealthHook'),
     # Writes the student as a plain MMPretrain model when training ends.
-    dict(type='ExportStudentHook'),
-]
-
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='auto'))
+    export_student=dict(type='ExportStudentHook'),
+)

@@ -1,4 +1,22 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-from .hooks import CorrelationHook, DistillCheckHook, ExportStudentHook, TeacherAccuracyHook
+from .hooks import (
+    AtomicCheckpointHook,
+    CorrelationHook,
+    DistillCheckHook,
+    ExportStudentHook,
+    HealthHook,
+    InterruptHook,
+    ResumeHook,
+    TeacherAccuracyHook,
+)
 
-__all__ = ['CorrelationHook', 'DistillCheckHook', 'ExportStudentHook', 'TeacherAccuracyHook']
+__all__ = [
+    'AtomicCheckpointHook',
+    'CorrelationHook',
+    'DistillCheckHook',
+    'ExportStudentHook',
+    'HealthHook',
+    'InterruptHook',
+    'ResumeHook',
+    'TeacherAccuracyHook',
+]

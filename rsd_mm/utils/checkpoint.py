@@ -2,14 +2,18 @@
 """Reading checkpoints: safely, strictly, and with errors that say what the file is."""
 
 import codecs
+import contextlib
+import glob
 import io
+import logging
 import os
 import pickle
 import re
 import sys
+import zipfile
 from collections import Counter
 from types import SimpleNamespace
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import urlparse
 
 import mmengine.dist as dist
@@ -84,20 +88,23 @@ class _SafeUnpickler(pickle.Unpickler):
         return cls(file, **options).load()
 
 
-def _safe_load(file: Any) -> Any:
+def _safe_load(file: Any, **options: Any) -> Any:
+    options['map_location'] = 'cpu'
     if _TORCH_CAN_BE_TOLD:
-        return torch.load(file, map_location='cpu', weights_only=True)
+        return torch.load(file, weights_only=True, **options)
     module = SimpleNamespace(Unpickler=_SafeUnpickler, load=_SafeUnpickler.load_file, __name__='pickle')
-    return torch.load(file, map_location='cpu', weights_only=False, pickle_module=module)
+    return torch.load(file, weights_only=False, pickle_module=module, **options)
 
 
-def read_checkpoint(source: str) -> Dict[str, Any]:
+def read_checkpoint(source: str, mmap: bool = False) -> Dict[str, Any]:
     """Read a checkpoint file without running any code in it.
 
     Args:
         source (str): A local path, an http(s) URL (downloaded once into torch's
             cache, by the first process of each machine), or any path that
             ``mmengine.fileio`` reads.
+        mmap (bool): Leave the tensors of a local file on the disk until they are
+            used. Defaults to False.
 
     Returns:
         Dict: What the file holds, on the CPU.
@@ -122,10 +129,12 @@ def read_checkpoint(source: str) -> Dict[str, Any]:
     with open(path, 'rb') as file:
         head = file.read(512)
         file.seek(0)
+        if mmap and head.startswith(b'PK'):  # the archive that torch.save writes
+            return _parse(path, head, source, mmap=True)
         return _parse(file, head, source)
 
 
-def _parse(file: Any, head: bytes, source: str) -> Dict[str, Any]:
+def _parse(file: Any, head: bytes, source: str, **options: Any) -> Dict[str, Any]:
     if not head:
         raise CheckpointError(f'Checkpoint {source!r} is empty (0 bytes). Get or save it again.')
     if head.lstrip()[:1] == b'<':
@@ -135,7 +144,7 @@ def _parse(file: Any, head: bytes, source: str) -> Dict[str, Any]:
             'download answered with a log-in or error page; get the file itself.'
         )
     try:
-        checkpoint = _safe_load(file)
+        checkpoint = _safe_load(file, **options)
     except pickle.UnpicklingError as error:
         if re.search('unsupported global|trying to call|can only', str(error), re.IGNORECASE):
             found = re.search(r'GLOBAL (\S+)', str(error))
@@ -160,24 +169,88 @@ def _unreadable(source: str, error: Exception) -> str:
     return f'Checkpoint {source!r} is truncated or not a PyTorch checkpoint ({reason}). Get or save it again.'
 
 
+@contextlib.contextmanager
+def first_process_first() -> Iterator[bool]:
+    """The first process of each machine goes ahead, to download for example; the others follow. Tells which it is."""
+    first = int(os.environ.get('LOCAL_RANK', 0)) == 0
+    if not first:
+        dist.barrier()
+    try:
+        yield first
+    finally:
+        if first:
+            dist.barrier()  # also after an error, or the others would wait
+
+
 def _download(url: str) -> str:
     name = os.path.basename(urlparse(url).path)
     path = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
-    error = None
-    if int(os.environ.get('LOCAL_RANK', 0)) == 0 and not os.path.exists(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        print_log(f'Downloading {url} to {path}', logger='current')
-        try:
-            torch.hub.download_url_to_file(url, path, progress=dist.is_main_process())
-        except Exception as exception:  # the other ranks wait at the barrier: reach it first
-            error = exception
-    dist.barrier()
+    error: Any = 'see the first process'
+    with first_process_first() as first:
+        if first and not os.path.exists(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            print_log(f'Downloading {url} to {path}', logger='current')
+            try:
+                torch.hub.download_url_to_file(url, path, progress=dist.is_main_process())
+            except Exception as exception:
+                error = exception
     if not os.path.exists(path):
         raise CheckpointError(
-            f'Checkpoint {url!r} could not be downloaded ({error or "see the first process"}). Without '
+            f'Checkpoint {url!r} could not be downloaded ({error}). Without '
             f'internet, put the file at {path!r}, or set `checkpoint` to where it is.'
         )
     return path
+
+
+def newest_checkpoint(folder: str) -> Optional[str]:
+    """The checkpoint to resume a run from: the complete one with the most iterations.
+
+    mmengine keeps the path of the last one in a file, ``last_checkpoint``, which
+    may be of a moment before or after that checkpoint was written. Here the files
+    themselves are asked.
+
+    Args:
+        folder (str): Where the run's checkpoints are: its work dir. Files that
+            ``last_checkpoint`` says to be elsewhere are found as well.
+
+    Returns:
+        str, optional: The path, or None if there is no checkpoint.
+
+    Raises:
+        CheckpointError: If there are checkpoints but none is complete.
+    """
+    folders = [folder]
+    pointer = os.path.join(folder, 'last_checkpoint')
+    if os.path.isfile(pointer):
+        with open(pointer, encoding='utf-8') as file:
+            folders.append(os.path.dirname(file.read().strip()))
+    paths = {path for place in folders for path in glob.glob(os.path.join(glob.escape(place), '*.pth'))}
+    # Those of the best score have no optimizer to go on with.
+    paths = {path for path in paths if not os.path.basename(path).startswith('best_')}
+    found, broken = [], []
+    for path in paths:
+        try:
+            checkpoint = read_checkpoint(path, mmap=True)  # without the tensors' values
+        except CheckpointError as error:
+            broken.append(str(error))
+            continue
+        if {'meta', 'optimizer', 'message_hub'} <= checkpoint.keys():
+            found.append((checkpoint['meta']['iter'], path))
+    for _, path in sorted(found, reverse=True):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # which torch.load does not see
+        if damaged is None:
+            for message in broken:
+                print_log(f'{message} It is passed over.', logger='current', level=logging.WARNING)
+            return path
+        broken.append(f'Checkpoint {path!r} is damaged: its checksum for {damaged} is another.')
+    if broken:
+        listed = '\n'.join(f'  {message}' for message in broken)
+        raise CheckpointError(
+            f'There is no complete checkpoint in {folder!r} to resume from:\n{listed}\n'
+            'Leave --resume out to start anew.'
+        )
+    return None
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], source: str) -> Dict[str, Tensor]:

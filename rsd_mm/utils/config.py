@@ -1,6 +1,7 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 """Models in configs: inline, or by reference to another config file."""
 
+import contextlib
 import copy
 import difflib
 import importlib.util
@@ -10,9 +11,11 @@ from typing import Any, Dict, Iterable, NamedTuple, Optional, Union
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
+from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from .checkpoint import first_process_first
 from .model_index import find_classifier
 
 #: The options of a ``student`` or ``teacher`` dict that are not the model's own.
@@ -172,8 +175,10 @@ def _suggest(name: str, package: str) -> str:
 
 def build_model(reference: ModelReference, role: str) -> nn.Module:
     """Build the model of a reference; an unknown option is an error that names the known ones."""
+    downloads = reference.model.get('pretrained') is True  # timm's
     try:
-        model: Any = MODELS.build(copy.deepcopy(reference.model))
+        with first_process_first() if downloads else contextlib.nullcontext():
+            model: Any = MODELS.build(copy.deepcopy(reference.model))
     except TypeError as error:
         raise ValueError(
             f'{role}: {reference.origin} cannot be built: {error}. Besides '
@@ -273,3 +278,8 @@ def image_side(cfg: Config) -> int:
         if side:
             return int(side if isinstance(side, (int, float)) else side[0])
     return 224
+
+
+def unwrap(model: Any) -> Any:
+    """The model itself, without DDP around it."""
+    return model.module if is_model_wrapper(model) else model

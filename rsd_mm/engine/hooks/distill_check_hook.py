@@ -4,10 +4,10 @@
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from rsd_mm.models.distillers import Distiller, num_classes
+from rsd_mm.utils.config import unwrap
 
 
 @HOOKS.register_module()
@@ -29,7 +29,7 @@ class DistillCheckHook(Hook):
         Raises:
             ValueError: If it can't go well; the message says what to change.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not isinstance(model, Distiller):
             return
         loader = runner.train_dataloader

@@ -2,7 +2,7 @@
 """The generic distiller: a student, a teacher, and named terms between them."""
 
 import inspect
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 from mmengine.model import BaseModel, BaseModule, ModuleDict
@@ -213,6 +213,8 @@ class Distiller(BaseModel):
         self._student_taps = self._taps('student_tap')
         self._teacher_taps = self._taps('teacher_tap')
         self._unseen_flags: Optional[Tuple[List[str], Tensor]] = None
+        #: Is shown what was read of both sides, by name, in place of the check for NaN and inf. Set by HealthHook.
+        self.observe: Optional[Callable[[Dict[str, Tensor]], None]] = None
 
     def _build_term(self, name: str, cfg: dict) -> DistillTerm:
         options: Dict[str, Any] = dict(
@@ -277,7 +279,7 @@ class Distiller(BaseModel):
             losses: Dict[str, Tensor] = self.student(inputs, data_samples, mode='loss', **kwargs)
         read = {tap: record[tap] for tap in self._student_taps}
         taught = self.teacher(inputs, self._teacher_taps)
-        self._check_finite(
+        (self.observe or self._check_finite)(
             {
                 **{f"student's {tap}": read[tap] for tap in self._student_taps},
                 **{f"teacher's {tap}": taught[tap] for tap in self._teacher_taps},

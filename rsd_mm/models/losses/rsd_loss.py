@@ -6,7 +6,7 @@ Redundancy Suppression", ICCV 2025, arXiv 2507.21844.
 """
 
 import math
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.distributed as dist
@@ -240,7 +240,7 @@ def _largest(x: Tensor) -> Tensor:
     return _reduce(x, dist.ReduceOp.MAX)
 
 
-def _reduce(x: Tensor, operation: dist.ReduceOp) -> Tensor:
+def _reduce(x: Tensor, operation: Any) -> Tensor:
     x = x.clone()
     dist.all_reduce(x, operation)
     return x

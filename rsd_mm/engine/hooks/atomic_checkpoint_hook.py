@@ -1,0 +1,106 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""Checkpoints that are complete or not there."""
+
+import contextlib
+import glob
+import os
+import shutil
+from typing import Any, Dict, Iterator, List, Optional, Union
+
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+
+
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's local files, written beside their place and then moved there."""
+
+    def put(self, obj: Union[bytes, memoryview], filepath: Any) -> None:
+        """Write a file.
+
+        Raises:
+            OSError: If it can't be written; what was there before is as it was.
+        """
+        path = os.fspath(filepath)
+        folder, temporary = os.path.dirname(path) or '.', f'{path}.tmp'
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with open(temporary, 'wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.remove(temporary)
+            free = ''
+            with contextlib.suppress(OSError):
+                free = f', {shutil.disk_usage(folder).free / 2**20:.1f} MB are free'
+            older = ', '.join(sorted(map(os.path.basename, glob.glob(os.path.join(glob.escape(folder), '*.pth')))))
+            raise OSError(
+                error.errno,
+                f'{path!r} could not be written: {error.strerror} (it has {len(obj) / 2**20:.1f} MB{free}). '
+                f'Older checkpoints there are as they were: {older or "none"}. Make room, or give another '
+                '--work-dir, and go on with --resume',
+            ) from None
+
+
+register_backend('rsd_mm.atomic', AtomicLocalBackend, force=True)
+
+
+class _RemovesLater:
+    """A file backend that only notes what is to be removed."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.removed: List[str] = []
+
+    def remove(self, path: str) -> None:
+        self.removed.append(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook``, safe against whatever happens while it writes.
+
+    mmengine removes an old checkpoint, then writes the new one in its place; a
+    process that is killed or a disk that is full in between leaves a truncated
+    file, and with ``max_keep_ckpts=1`` nothing else. Here a file is written beside
+    its place and moved there when it is complete, and only then are old ones
+    removed, so that for a moment there is one more of them. Remote storage
+    (``backend_args``, ``s3://``), which replaces files as a whole, is left alone.
+
+    Args:
+        **kwargs: Of mmengine's ``CheckpointHook``.
+    """
+
+    backend_args: Optional[dict]
+    file_backend: Any
+
+    def before_train(self, runner: Any) -> None:
+        super().before_train(runner)
+        if self.backend_args is None and isinstance(get_file_backend(self.out_dir), LocalBackend):
+            self.backend_args = dict(backend='rsd_mm.atomic')
+
+    @contextlib.contextmanager
+    def _removing_last(self) -> Iterator[None]:
+        backend, self.file_backend = self.file_backend, _RemovesLater(self.file_backend)
+        try:
+            yield
+            removed = self.file_backend.removed
+        finally:
+            self.file_backend = backend
+        for path in removed:
+            if path not in (self.last_ckpt, getattr(self, 'best_ckpt_path', None)):
+                backend.remove(path)
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: Dict[str, Any]) -> None:
+        with self._removing_last():
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Any, metrics: Dict[str, float]) -> None:
+        with self._removing_last():
+            super()._save_best_checkpoint(runner, metrics)

@@ -1,0 +1,212 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+import os
+import random
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from rsd_mm.engine.hooks.resume_hook import _SkipsFirst
+from rsd_mm.utils import CheckpointError, read_checkpoint
+from rsd_mm.utils.checkpoint import newest_checkpoint
+
+
+def equal(a, b):
+    """Bit for bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def compare(one, other):
+    """Every part of two checkpoints that training goes on from."""
+    a, b = read_checkpoint(one), read_checkpoint(other)
+    for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
+        assert equal(a[part], b[part]), part
+    for part in ('epoch', 'iter', 'sampler_seed', 'distillation', 'batches_done'):
+        assert a['meta'][part] == b['meta'][part], part
+
+
+def random_states():
+    return torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1]), random.getstate()
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_resumed_at_an_epoch_is_bit_identical(make_runner, tmp_path, workers):
+    make_runner(epochs=3, work='whole', workers=workers).train()
+    states = random_states()
+    checkpoint = tmp_path / 'whole' / 'epoch_1.pth'
+    random.seed(99), np.random.seed(99), torch.manual_seed(99)
+    resumed = make_runner(checkpoint, epochs=3, work='resumed', workers=workers)
+    resumed.train()
+    compare(tmp_path / 'whole' / 'epoch_3.pth', tmp_path / 'resumed' / 'epoch_3.pth')
+    assert equal(random_states(), states)
+    state = read_checkpoint(checkpoint)
+    assert {key.split('.')[0] for key in state['state_dict']} == {'student', 'terms'}
+    # What the test stands on: epochs differ, and the run's seed counts.
+    assert not equal(state['state_dict'], read_checkpoint(tmp_path / 'whole' / 'epoch_2.pth')['state_dict'])
+
+
+def test_a_run_without_a_seed_resumes_with_its_own(make_runner, tmp_path):
+    make_runner(epochs=2, work='whole', randomness__seed=None).train()
+    make_runner(tmp_path / 'whole' / 'epoch_1.pth', epochs=2, work='resumed', randomness__seed=None).train()
+    compare(tmp_path / 'whole' / 'epoch_2.pth', tmp_path / 'resumed' / 'epoch_2.pth')
+
+
+def test_validation_does_not_change_what_training_draws(make_runner, tmp_path):
+    make_runner(epochs=2, work='often').train()
+    make_runner(epochs=2, work='once', train_cfg__val_interval=2).train()
+    compare(tmp_path / 'often' / 'epoch_2.pth', tmp_path / 'once' / 'epoch_2.pth')
+
+
+def seen_by(runner):
+    """Lets a runner note which images, by their values, every iteration gets."""
+    seen = []
+    step = runner.model.train_step
+
+    def train_step(data, optim_wrapper):
+        seen.append([image.float().mean().item() for image in data['inputs']])
+        return step(data, optim_wrapper)
+
+    runner.model.train_step = train_step
+    return seen
+
+
+NO_CROP = dict(train_dataloader__dataset__pipeline=[dict(type='PackInputs')])
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_within_an_epoch_the_rest_of_it_is_trained(make_runner, tmp_path, workers):
+    whole = make_runner(epochs=2, work='whole', workers=workers, **NO_CROP)
+    expected = seen_by(whole)
+    # mmengine's own checkpoints by iteration, in training by epochs.
+    whole.register_hook(dict(type='AtomicCheckpointHook', interval=1, by_epoch=False))
+    whole.train()
+    assert len(expected) == 8
+    resumed = make_runner(tmp_path / 'whole' / 'iter_6.pth', epochs=2, work='resumed', workers=workers, **NO_CROP)
+    seen = seen_by(resumed)
+    resumed.train()
+    assert seen == expected[6:]
+    meta = read_checkpoint(tmp_path / 'resumed' / 'epoch_2.pth')['meta']
+    assert (meta['epoch'], meta['iter'], meta['batches_done']) == (2, 8, 0)
+    rates = [
+        read_checkpoint(tmp_path / work / 'epoch_2.pth')['optimizer']['param_groups'][0]['lr']
+        for work in ('whole', 'resumed')
+    ]
+    assert rates[0] == rates[1]
+
+
+def test_within_an_epoch_of_another_length(make_runner, tmp_path):
+    """Half of the epoch is done, whatever the batch size."""
+    whole = make_runner(epochs=1, work='whole')
+    whole.register_hook(dict(type='AtomicCheckpointHook', interval=2, by_epoch=False))
+    whole.train()
+    resumed = make_runner(tmp_path / 'whole' / 'iter_2.pth', epochs=1, work='r', train_dataloader__batch_size=16)
+    seen = seen_by(resumed)
+    resumed.train()
+    assert len(seen) == 4
+
+
+def test_a_sampler_is_shortened_once():
+    sampler = _SkipsFirst(range(5), 3)
+    assert [list(sampler), list(sampler), len(sampler)] == [[3, 4], [0, 1, 2, 3, 4], 5]
+
+
+class TestTheNewestCompleteCheckpoint:
+    @pytest.fixture
+    def work(self, make_runner, tmp_path):
+        make_runner(epochs=2, ema=False).train()
+        return tmp_path / 'work'
+
+    def test_truncated_damaged_and_copied(self, work, make_runner, capfd):
+        assert newest_checkpoint(str(work)) == str(work / 'epoch_2.pth')
+        # A copied folder has other times, and mmengine's pointer may be empty.
+        os.utime(work / 'epoch_1.pth', (2e9, 2e9))
+        (work / 'last_checkpoint').write_text('')
+        assert newest_checkpoint(str(work)) == str(work / 'epoch_2.pth')
+        shutil.copy(work / 'epoch_2.pth', work / 'epoch_3.pth')
+        data = (work / 'epoch_2.pth').read_bytes()
+        (work / 'epoch_3.pth').write_bytes(data[: len(data) // 2])
+        (work / 'epoch_2.pth').write_bytes(data[: len(data) // 2] + b'\0' * 64 + data[len(data) // 2 + 64 :])
+        # What torch itself loads without a word:
+        assert read_checkpoint(work / 'epoch_2.pth')
+        runner = make_runner('auto', epochs=2, ema=False)
+        runner.train()
+        log = capfd.readouterr().err + capfd.readouterr().out
+        log = (next(work.glob(f'{runner.timestamp}/*.log'))).read_text()
+        assert re.search(r"epoch_3.pth' is truncated or not a PyTorch checkpoint \(.*It is passed over", log)
+        assert re.search(r"epoch_2.pth' is damaged: its checksum for \S+ is another. It is passed over", log)
+        assert 'resumed epoch: 1, iter: 4' in log
+
+    def test_none_is_complete(self, work, make_runner):
+        for path in work.glob('*.pth'):
+            path.write_bytes(path.read_bytes()[:1000])
+        with pytest.raises(
+            CheckpointError, match='no complete checkpoint in .* to resume from:\n  Checkpoint .*epoch_'
+        ):
+            make_runner('auto', epochs=2, ema=False).train()
+
+    def test_there_is_none(self, make_runner, tmp_path):
+        runner = make_runner('auto', epochs=1, ema=False)
+        runner.train()
+        assert runner.iter == 4
+
+    def test_a_given_one_is_read_safely_first(self, work, make_runner):
+        (work / 'epoch_2.pth').write_bytes(b'<html>')
+        with pytest.raises(CheckpointError, match='is a web page, not a checkpoint'):
+            make_runner(work / 'epoch_2.pth', epochs=2, ema=False).train()
+
+
+class TestAnotherModel:
+    @pytest.fixture
+    def checkpoint(self, make_runner, tmp_path):
+        make_runner(epochs=1, work='first', ema=False).train()
+        return tmp_path / 'first' / 'epoch_1.pth'
+
+    @pytest.mark.parametrize(
+        ('options', 'shown'),
+        [
+            (dict(model__loss=dict(kappa=0.02)), 'model.loss.kappa: not there then, 0.02 now'),
+            (dict(model__projector=dict(expansion=4)), r'model.projector.expansion: not there then, 4 now\n'),
+            (dict(model__student_tap='logits'), "model.student_tap: not there then, 'logits' now"),
+        ],
+    )
+    def test_options_and_sizes(self, make_runner, checkpoint, options, shown):
+        with pytest.raises(ValueError, match=shown) as error:
+            make_runner(checkpoint, epochs=2, ema=False, **options).train()
+        assert 'add --cfg-options default_hooks.resume.allow_changes=True' in str(error.value)
+        if 'model__projector' in options:
+            shown = 'terms.loss_rsd.projector.layers.0.weight: (128, 64) then, (256, 64) now'
+            assert shown in str(error.value)
+
+    def test_teacher(self, make_runner, checkpoint, tmp_path):
+        teacher = tmp_path / 'teacher.pth'
+        state = torch.load(teacher)
+        moved = tmp_path / 'moved.pth'
+        torch.save(state, moved)
+        make_runner(checkpoint, epochs=2, ema=False, model__teacher__checkpoint=str(moved)).train()  # the same one
+        state['head.fc.bias'] = state['head.fc.bias'] + 1e-3
+        torch.save(state, moved)
+        runner = make_runner(checkpoint, epochs=2, ema=False, model__teacher__checkpoint=str(moved))
+        with pytest.raises(ValueError, match='weights of the teacher: [0-9a-f]{16} then, [0-9a-f]{16} now'):
+            runner.train()
+
+    def test_unless_told_otherwise(self, make_runner, checkpoint):
+        options = dict(model__loss=dict(kappa=0.02), default_hooks__resume__allow_changes=True)
+        runner = make_runner(checkpoint, epochs=2, ema=False, **options)
+        runner.train()
+        assert runner.epoch == 2
+
+    def test_checkpoints_of_others_say_nothing(self, make_runner, checkpoint):
+        """One that was written without the hook."""
+        content = torch.load(checkpoint)
+        for key in ('distillation', 'sampler_seed', 'batches_done', 'epoch_batches'):
+            del content['meta'][key]
+        torch.save(content, checkpoint)
+        make_runner(checkpoint, epochs=2, ema=False, model__loss=dict(kappa=0.02)).train()
