@@ -13,7 +13,7 @@ from .version import __version__
 check_dependencies()
 
 # After the check, which says what is missing better than an import does.
-from .datasets import SklearnDigits  # noqa: E402
+from .datasets import LoadCheckedImage, SklearnDigits  # noqa: E402
 from .engine import (  # noqa: E402
     AtomicCheckpointHook,
     CorrelationHook,
@@ -37,6 +37,7 @@ __all__ = [
     'ExportStudentHook',
     'HealthHook',
     'InterruptHook',
+    'LoadCheckedImage',
     'RSDDistiller',
     'RSDLoss',
     'RSDProjector',

@@ -7,6 +7,10 @@ if [ $# -lt 3 ]; then
     echo "usage: $0 CONFIG CHECKPOINT GPUS [arguments of tools/test.py]" >&2
     exit 2
 fi
+if ! [[ $3 =~ ^[1-9][0-9]*$ ]]; then
+    echo "$0: GPUS, the number of processes on this machine, is a positive integer, received '$3'" >&2
+    exit 2
+fi
 here=$(dirname "$0")
 
 PYTHONPATH="$here/..:${PYTHONPATH:-}" exec python -m torch.distributed.run \

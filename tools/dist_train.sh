@@ -7,6 +7,10 @@ if [ $# -lt 2 ]; then
     echo "usage: $0 CONFIG GPUS [arguments of tools/train.py]" >&2
     exit 2
 fi
+if ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
+    echo "$0: GPUS, the number of processes on this machine, is a positive integer, received '$2'" >&2
+    exit 2
+fi
 here=$(dirname "$0")
 
 PYTHONPATH="$here/..:${PYTHONPATH:-}" exec python -m torch.distributed.run \

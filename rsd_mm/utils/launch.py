@@ -5,6 +5,7 @@ import argparse
 import inspect
 import os
 import os.path as osp
+import tempfile
 
 import torch
 import torch.distributed as torch_dist
@@ -40,10 +41,9 @@ def load_config(args: argparse.Namespace) -> Config:
     """Read the config that the arguments name, and set what applies to every tool.
 
     Raises:
-        SystemExit: If the file does not exist, or ``--amp`` is asked for without
-            an accelerator.
+        SystemExit: If the file does not exist, if the work dir can't be written,
+            or if ``--amp`` is asked for without an accelerator.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not osp.isfile(args.config):
         raise SystemExit(f'{args.config!r} is not a config file (looked in {osp.abspath(args.config)!r}).')
     if args.amp and get_device() == 'cpu':
@@ -53,8 +53,17 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.merge_from_dict(args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     cfg.launcher = args.launcher
+    if args.launcher != 'none':
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     name = osp.splitext(osp.basename(args.config))[0]
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
+    try:
+        os.makedirs(cfg.work_dir, exist_ok=True)
+        tempfile.TemporaryFile(dir=cfg.work_dir).close()
+    except OSError as error:
+        raise SystemExit(
+            f'The work dir {cfg.work_dir!r} cannot be written: {error.strerror}. Give another one with --work-dir.'
+        ) from None
     return cfg
 
 
@@ -112,7 +121,7 @@ def init_distributed(cfg: Config) -> None:
     if cfg.launcher == 'none':
         return
     if get_device() != 'cpu':
-        local_rank, gpus = int(os.environ['LOCAL_RANK']), torch.cuda.device_count()
+        local_rank, gpus = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
         if cfg.launcher == 'pytorch' and torch.cuda.is_available() and local_rank >= gpus:
             processes = os.environ.get('LOCAL_WORLD_SIZE', local_rank + 1)
             raise SystemExit(

@@ -5,12 +5,16 @@ import itertools
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, config
 from mmengine.runner import Runner
 
-from rsd_mm.utils.launch import set_dataloader_defaults
-
 _numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _plain_texts(monkeypatch):
+    """Laying out the text of a config, which is in every checkpoint, takes longer than these runs."""
+    monkeypatch.setattr(config, 'FormatCode', lambda text, **options: (text, True))
 
 
 @pytest.fixture
@@ -37,6 +41,7 @@ def digits_config(root, tmp_path):
                 'train_cfg.max_epochs': epochs,
                 'train_cfg.val_interval': 1,
                 'default_hooks.checkpoint.max_keep_ckpts': -1,
+                'default_hooks.checkpoint.save_best': None,
                 'randomness.seed': 3,
                 **{key.replace('__', '.'): value for key, value in options.items()},
             }

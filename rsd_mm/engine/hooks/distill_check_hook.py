@@ -1,8 +1,9 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 """Checks of a whole run before its first iteration."""
 
-from typing import Any
+from typing import Any, Optional
 
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -16,7 +17,9 @@ class DistillCheckHook(Hook):
 
     - A last batch of an epoch that has one sample, over which nothing can be
       correlated.
-    - A dataset whose number of classes is not the student's.
+    - A dataset whose number of classes is not the student's, and labels beyond
+      them. Classes without an image are named in the log.
+    - Images that are smaller than the crop that is taken from them.
 
     Models other than a distiller are left alone.
     """
@@ -35,6 +38,8 @@ class DistillCheckHook(Hook):
         loader = runner.train_dataloader
         self._check_last_batch(loader)
         self._check_classes(loader.dataset, model)
+        self._check_labels(runner, loader.dataset, num_classes(model.student))
+        self._check_crop(loader.dataset)
 
     def _check_last_batch(self, loader: Any) -> None:
         size = getattr(loader, 'batch_size', None)
@@ -62,4 +67,36 @@ class DistillCheckHook(Hook):
                 f'The training dataset has {len(names)} classes, the student {classes}. Set '
                 f'student=dict(head=dict(num_classes={len(names)})) in the model of the config, and '
                 f'data_preprocessor=dict(num_classes={len(names)}).'
+            )
+
+    def _check_labels(self, runner: Any, dataset: Any, classes: Optional[int]) -> None:
+        if not hasattr(dataset, 'get_gt_labels') or not classes:
+            return
+        labels = np.asarray(dataset.get_gt_labels())
+        if labels.ndim != 1:
+            return  # several labels an image
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(
+                f'The training dataset has labels from {labels.min()} to {labels.max()}, but the student has {classes} '
+                f'classes, 0 to {classes - 1}. Correct the annotation file, or num_classes of the student.'
+            )
+        missing = sorted(set(range(classes)) - set(labels.tolist()))
+        if missing:
+            shown = ', '.join(map(str, missing[:10])) + (', ...' if len(missing) > 10 else '')
+            runner.logger.warning(
+                f'{len(missing)} of the {classes} classes have no training image: {shown}. Is the dataset complete?'
+            )
+
+    def _check_crop(self, dataset: Any) -> None:
+        transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
+        crops = [transform for transform in transforms if getattr(transform, 'crop_size', None) is not None]
+        if not crops:
+            return
+        size = crops[-1].crop_size
+        expected = (size, size) if isinstance(size, int) else tuple(size)
+        shape = tuple(dataset[0]['inputs'].shape[-2:])
+        if any(side < least for side, least in zip(shape, expected)):
+            raise ValueError(
+                f'train_dataloader: the first image is {shape[0]} x {shape[1]} after {type(crops[-1]).__name__}, which '
+                f'is to give {expected[0]} x {expected[1]}: images are smaller than the crop. Resize them before it.'
             )

@@ -112,7 +112,7 @@ class HealthHook(Hook):
         self._iterations += 1
         if not outputs or 'loss' not in outputs:
             return
-        if math.isfinite(outputs['loss']) and not self._skipped:
+        if math.isfinite(float(outputs['loss'].detach())) and not self._skipped:
             self._report_constant(runner)
             return
         message = self._describe(runner, outputs)
@@ -127,13 +127,13 @@ class HealthHook(Hook):
         )
 
     def _describe(self, runner: Any, outputs: Dict[str, Any]) -> str:
-        bad = [name for name, value in outputs.items() if name != 'loss' and not math.isfinite(value)]
+        bad = [name for name, value in outputs.items() if name != 'loss' and not math.isfinite(float(value.detach()))]
         names, flags = self._finite
         if flags is not None:
             bad += [f'the {name}' for name, finite in zip(names, flags.tolist()) if not finite]
         rate = next(iter(runner.optim_wrapper.get_lr().values()))[0]
         return (
-            f'The loss is {float(outputs["loss"])} at iteration {runner.iter + 1} (epoch {runner.epoch + 1}, '
+            f'The loss is {float(outputs["loss"].detach())} at iteration {runner.iter + 1} (epoch {runner.epoch + 1}, '
             f'learning rate {rate:.4g}). Not finite: {", ".join(bad) or "the loss of another process"}.'
         )
 

@@ -1,0 +1,236 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""Runs that are killed, told to leave, or find the disk full."""
+
+import errno
+import logging
+import multiprocessing
+import os
+import random
+import re
+import signal
+import time
+
+import pytest
+import torch
+from mmengine.config import Config, config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from test_resume_hook import NO_CROP, compare, seen_by
+
+from rsd_mm import InterruptHook
+from rsd_mm.engine.hooks import atomic_checkpoint_hook
+from rsd_mm.utils import read_checkpoint
+
+
+class HalfWritten:
+    """A file that takes its time between the first half of what is written and the second."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def write(self, data):
+        self.file.write(data[: len(data) // 2])
+        self.file.flush()
+        time.sleep(0.4)
+        self.file.write(data[len(data) // 2 :])
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+class Pauses(Hook):
+    """Makes an epoch of four iterations last 0.4 s or more, so that a run is not over before it is killed."""
+
+    def after_train_iter(self, *args, **kwargs):
+        time.sleep(0.1)
+
+
+def train(config_file, slow_writes=False, pauses=False, signals=0):
+    """What a process does."""
+    logging.disable(logging.CRITICAL)
+    config.FormatCode = lambda text, **options: (text, True)
+    torch.set_num_threads(1)
+    if slow_writes:
+        atomic_checkpoint_hook.open = lambda *args: HalfWritten(open(*args))  # noqa: SIM115
+    runner = Runner.from_cfg(Config.fromfile(config_file))
+    if pauses:
+        runner.register_hook(Pauses())
+    if signals:
+        Sends(signal.SIGTERM, 1, signals).attach(runner)
+    runner.train()
+
+
+@pytest.fixture
+def start(digits_config, tmp_path):
+    """Start a run that resumes, in a process forked from one that has everything imported and has not trained."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['rsd_mm', 'mmpretrain.models', 'mmpretrain.datasets', 'sklearn.datasets'])
+
+    def run(slow_writes=False, pauses=False, signals=0, **options):
+        cfg = digits_config(**options)
+        cfg.resume = True
+        file = tmp_path / f'{cfg.experiment_name}.py'
+        cfg.dump(file)
+        process = context.Process(target=train, args=(str(file), slow_writes, pauses, signals))
+        process.start()
+        return process
+
+    return run
+
+
+def kill_at_random(start, folder, kills, seed=0, **options):
+    """Kill and resume; every third time while a checkpoint is half written. Returns what was seen."""
+    generator = random.Random(seed)
+    seen = dict(kills=0, half_written=0, resumed_at=[])
+    while seen['kills'] < kills:
+        writing = seen['kills'] % 3 == 0
+        process = start(slow_writes=writing, pauses=True, **options)
+        deadline = time.time() + (60 if writing else generator.uniform(0.3, 3))
+        while process.is_alive() and time.time() < deadline:
+            if writing and list(folder.glob('*.tmp')):
+                break
+            time.sleep(0.005)
+        process.kill()
+        process.join(60)
+        if process.exitcode == 0:
+            break  # it was done before
+        assert process.exitcode == -signal.SIGKILL
+        seen['kills'] += 1
+        seen['half_written'] += bool(list(folder.glob('*.tmp')))
+        saved = [int(re.findall(r'\d+', path.name)[0]) for path in folder.glob('epoch_*.pth')]
+        seen['resumed_at'].append(max(saved, default=0))
+    finish(start(**options))
+    return seen
+
+
+def finish(process, exitcode=0):
+    process.join(120)
+    assert process.exitcode == exitcode
+
+
+def survive(start, tmp_path, kills, epochs):
+    finish(start(epochs=epochs, work='whole'))
+    seen = kill_at_random(start, tmp_path / 'killed', kills, epochs=epochs, work='killed')
+    print(seen)
+    assert seen['kills'] == kills
+    assert seen['half_written'] >= kills // 3
+    # No checkpoint that was there is ever gone, and the end is that of the run that was left in peace.
+    assert seen['resumed_at'] == sorted(seen['resumed_at'])
+    compare(tmp_path / 'whole' / f'epoch_{epochs}.pth', tmp_path / 'killed' / f'epoch_{epochs}.pth')
+
+
+def test_killed(start, tmp_path):
+    survive(start, tmp_path, kills=3, epochs=16)
+
+
+@pytest.mark.slow
+def test_killed_often(start, tmp_path):
+    survive(start, tmp_path, kills=15, epochs=80)
+
+
+class Sends:
+    """Sends a signal to the own process when an iteration has begun."""
+
+    def __init__(self, number, iteration, times=1):
+        self.number, self.iteration, self.times = number, iteration, times
+
+    def attach(self, runner):
+        step = runner.model.train_step
+
+        def train_step(*args, **kwargs):
+            if runner.iter == self.iteration:
+                for _ in range(self.times):
+                    os.kill(os.getpid(), self.number)
+            return step(*args, **kwargs)
+
+        runner.model.train_step = train_step
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_sigterm_saves_and_the_rest_is_trained(make_runner, tmp_path, workers):
+    whole = make_runner(epochs=2, work='whole', workers=workers, **NO_CROP)
+    expected = seen_by(whole)
+    whole.train()
+    runner = make_runner(epochs=2, workers=workers, **NO_CROP)
+    seen = seen_by(runner)
+    Sends(signal.SIGTERM, 5).attach(runner)
+    with pytest.raises(SystemExit) as left:
+        runner.train()
+    assert left.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    meta = read_checkpoint(tmp_path / 'work' / 'interrupted.pth')['meta']
+    assert (meta['epoch'], meta['iter'], meta['batches_done']) == (1, 6, 2)
+    resumed = make_runner('auto', epochs=2, workers=workers, **NO_CROP)
+    rest = seen_by(resumed)
+    resumed.train()
+    assert seen + rest == expected
+    assert read_checkpoint(tmp_path / 'work' / 'epoch_2.pth')['meta']['iter'] == 8
+
+
+def test_ctrl_c_by_option(make_runner, tmp_path):
+    runner = make_runner(epochs=1, default_hooks__interrupt__signals=['SIGTERM', 'SIGINT'])
+    Sends(signal.SIGINT, 1).attach(runner)
+    with pytest.raises(SystemExit) as left:
+        runner.train()
+    assert left.value.code == 130
+    assert (tmp_path / 'work' / 'interrupted.pth').exists()
+
+
+def test_the_second_signal_ends_it_at_once(start, tmp_path):
+    finish(start(signals=2, epochs=1), -signal.SIGTERM)
+    assert not (tmp_path / 'work' / 'interrupted.pth').exists()
+
+
+def test_unknown_signal():
+    message = "InterruptHook: signals is a list of names such as 'SIGTERM' or 'SIGINT', received 'SIGFOO'."
+    for signals in (['SIGTERM', 'SIGFOO'], 'SIGFOO'):
+        with pytest.raises(ValueError, match=message):
+            InterruptHook(signals)
+
+
+class TestFullDisk:
+    @pytest.mark.parametrize(
+        ('name', 'number'), [('No space left on device', errno.ENOSPC), ('Read-only file system', errno.EROFS)]
+    )
+    def test_older_checkpoints_are_kept(self, make_runner, tmp_path, monkeypatch, name, number):
+        runner = make_runner(epochs=3, ema=False, default_hooks__checkpoint__max_keep_ckpts=1)
+        writes = []
+
+        def replace(source, target):
+            writes.append(target)
+            if len(writes) == 2:
+                raise OSError(number, name)
+            os.rename(source, target)
+
+        monkeypatch.setattr(atomic_checkpoint_hook.os, 'replace', replace)
+        message = (
+            rf"epoch_2.pth' could not be written: {name} \(it has [\d.]+ MB, [\d.]+ MB are free\). Older checkpoints "
+            r'there are as they were: epoch_1.pth. Make room, or give another --work-dir, and go on with --resume'
+        )
+        with pytest.raises(OSError, match=message):
+            runner.train()
+        assert [path.name for path in (tmp_path / 'work').glob('*.pth*')] == ['epoch_1.pth']
+        read_checkpoint(tmp_path / 'work' / 'epoch_1.pth')
+
+    @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no /dev/full')
+    def test_a_device_that_is_full(self, tmp_path):
+        (tmp_path / 'a.pth.tmp').symlink_to('/dev/full')
+        (tmp_path / 'a.pth').write_bytes(b'before')
+        with pytest.raises(OSError, match="a.pth' could not be written: No space left on device"):
+            atomic_checkpoint_hook.AtomicLocalBackend().put(b'x' * 100000, tmp_path / 'a.pth')
+        assert (tmp_path / 'a.pth').read_bytes() == b'before'
+
+
+def test_old_and_best_checkpoints_are_removed(make_runner, tmp_path):
+    options = dict(default_hooks__checkpoint__max_keep_ckpts=1, default_hooks__checkpoint__save_best='auto')
+    make_runner(epochs=3, ema=False, **options).train()
+    names = sorted(path.name for path in (tmp_path / 'work').glob('*.pth*'))
+    assert len(names) == 2
+    assert names[0].startswith('best_accuracy_top1_epoch_')
+    assert names[1] == 'epoch_3.pth'
