@@ -166,6 +166,8 @@ def _parse(file: Any, head: bytes, source: str, **options: Any) -> Dict[str, Any
 
 def _unreadable(source: str, error: Exception) -> str:
     reason = str(error).partition('\n')[0] or type(error).__name__
+    if reason.startswith('Weights only'):  # and then advice to load it unsafely
+        reason = 'in no format that torch.save writes'
     return f'Checkpoint {source!r} is truncated or not a PyTorch checkpoint ({reason}). Get or save it again.'
 
 

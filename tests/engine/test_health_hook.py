@@ -127,8 +127,8 @@ def test_weights_that_are_not_finite_are_not_saved(make_runner, tmp_path):
 
     runner.model.train_step = train_step
     message = (
-        r'1 of the tensors to be saved at iteration \d+ hold NaN or inf, the first is student.head.layers.head.bias. They '
-        r"are not saved. The last good checkpoint is '.*epoch_1.pth'."
+        r'1 of the tensors to be saved at iteration \d+ hold NaN or inf, the first is student.head.layers.head.bias. '
+        r"They are not saved. The last good checkpoint is '.*epoch_1.pth'."
     )
     with pytest.raises(FloatingPointError, match=message):
         runner.train()
