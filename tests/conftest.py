@@ -151,6 +151,7 @@ def run_ranks(tmp_path):
         rendezvous = tmp_path / f'rendezvous_{function.__name__}_{world}'
         processes = []
         for rank in range(world):
+            env['LOCAL_RANK'] = str(rank)
             code = (
                 'import torch, rsd_mm\n'
                 'from mmengine.registry import init_default_scope\n'

@@ -43,7 +43,9 @@ def leave_and_go_on(rank, world, config):
 
 
 def leave_out_bad_batches(rank, world, config):
-    runner = build(config, **{'default_hooks.health.max_skips': 1, 'experiment_name': 'third'})
+    runner = build(
+        config, **{'default_hooks.health.max_skips': 1, 'experiment_name': 'third', 'work_dir': f'{config}.2'}
+    )
     preprocess = runner.model.module.data_preprocessor.forward
 
     def forward(data, training=False):
@@ -60,8 +62,11 @@ def leave_out_bad_batches(rank, world, config):
     assert meta['optimizer']['state'][0]['step'] == 3
 
 
-@pytest.mark.parametrize('function', [leave_and_go_on, leave_out_bad_batches])
-def test_one_of_two_processes(digits_config, tmp_path, run_ranks, function):
-    cfg = digits_config(epochs=3)
-    cfg.dump(tmp_path / 'config.py')
-    run_ranks(function, 2, str(tmp_path / 'config.py'))
+def both(rank, world, config):
+    leave_and_go_on(rank, world, config)
+    leave_out_bad_batches(rank, world, config)
+
+
+def test_one_of_two_processes(digits_config, tmp_path, run_ranks):
+    digits_config(epochs=3).dump(tmp_path / 'config.py')
+    run_ranks(both, 2, str(tmp_path / 'config.py'))

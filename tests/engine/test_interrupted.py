@@ -45,13 +45,19 @@ class HalfWritten:
 
 
 class Pauses(Hook):
-    """Makes an epoch of four iterations last 0.4 s or more, so that a run is not over before it is killed."""
+    """Says that it has begun, and makes an epoch of four iterations last 0.4 s or more, not to be over too soon."""
+
+    def __init__(self, begun):
+        self.begun = begun
+
+    def before_train(self, *args):
+        self.begun.set()
 
     def after_train_iter(self, *args, **kwargs):
         time.sleep(0.1)
 
 
-def train(config_file, slow_writes=False, pauses=False, signals=0):
+def train(config_file, slow_writes=False, begun=None, signals=0):
     """What a process does."""
     logging.disable(logging.CRITICAL)
     config.FormatCode = lambda text, **options: (text, True)
@@ -59,8 +65,8 @@ def train(config_file, slow_writes=False, pauses=False, signals=0):
     if slow_writes:
         atomic_checkpoint_hook.open = lambda *args: HalfWritten(open(*args))  # noqa: SIM115
     runner = Runner.from_cfg(Config.fromfile(config_file))
-    if pauses:
-        runner.register_hook(Pauses())
+    if begun is not None:
+        runner.register_hook(Pauses(begun))
     if signals:
         Sends(signal.SIGTERM, 1, signals).attach(runner)
     runner.train()
@@ -72,12 +78,12 @@ def start(digits_config, tmp_path):
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['rsd_mm', 'mmpretrain.models', 'mmpretrain.datasets', 'sklearn.datasets'])
 
-    def run(slow_writes=False, pauses=False, signals=0, **options):
+    def run(slow_writes=False, begun=None, signals=0, **options):
         cfg = digits_config(**options)
         cfg.resume = True
         file = tmp_path / f'{cfg.experiment_name}.py'
         cfg.dump(file)
-        process = context.Process(target=train, args=(str(file), slow_writes, pauses, signals))
+        process = context.Process(target=train, args=(str(file), slow_writes, begun, signals))
         process.start()
         return process
 
@@ -90,11 +96,13 @@ def kill_at_random(start, folder, kills, seed=0, **options):
     seen = dict(kills=0, half_written=0, resumed_at=[])
     while seen['kills'] < kills:
         writing = seen['kills'] % 3 == 0
-        process = start(slow_writes=writing, pauses=True, **options)
-        deadline = time.time() + (60 if writing else generator.uniform(0.3, 3))
-        while process.is_alive() and time.time() < deadline:
-            if writing and list(folder.glob('*.tmp')):
-                break
+        begun = multiprocessing.get_context('forkserver').Event()
+        process = start(slow_writes=writing, begun=begun, **options)
+        assert begun.wait(60)
+        deadline = time.time() + (60 if writing else generator.uniform(0, 3))
+        for path in folder.glob('*.tmp'):
+            path.unlink()
+        while time.time() < deadline and not (writing and list(folder.glob('*.tmp'))):
             time.sleep(0.005)
         process.kill()
         process.join(60)
@@ -126,7 +134,7 @@ def survive(start, tmp_path, kills, epochs):
 
 
 def test_killed(start, tmp_path):
-    survive(start, tmp_path, kills=3, epochs=16)
+    survive(start, tmp_path, kills=3, epochs=12)
 
 
 @pytest.mark.slow

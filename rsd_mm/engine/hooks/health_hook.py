@@ -2,6 +2,7 @@
 """Is what is being trained still alive?"""
 
 import functools
+import glob
 import math
 import os
 from typing import Any, Dict, List, Optional, Tuple
@@ -161,14 +162,13 @@ class HealthHook(Hook):
         ]
         if bad:
             raise FloatingPointError(
-                f'{len(bad)} of the tensors to be saved at iteration {runner.iter + 1} hold NaN or inf, the first '
-                f'is {bad[0]}. They are not saved. {_last_good(runner)}'
+                f'{len(bad)} of the tensors to be saved after iteration {checkpoint["meta"]["iter"]} hold NaN or inf, '
+                f'the first is {bad[0]}. They are not saved. {_last_good(runner)}'
             )
 
 
 def _last_good(runner: Any) -> str:
-    info = runner.message_hub.runtime_info
-    for path in (info.get('last_ckpt'), runner._load_from if runner._resume else None):
-        if path and os.path.isfile(path):
-            return f'The last good checkpoint is {path!r}.'
-    return 'No checkpoint was saved yet.'
+    folder = os.path.dirname(runner.message_hub.runtime_info.get('last_ckpt', '')) or runner.work_dir
+    found = [path for path in glob.glob(os.path.join(glob.escape(folder), '*.pth')) if 'best_' not in path]
+    last = max(found, key=os.path.getmtime, default=runner._load_from if runner._resume else None)
+    return f'The last good checkpoint is {last!r}.' if last else 'No checkpoint was saved yet.'

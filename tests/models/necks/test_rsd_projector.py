@@ -3,10 +3,12 @@ import re
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmengine.registry import MODELS
 from torch import nn
 
-from rsd_mm import RSDProjector
+from rsd_mm import RSDProjector, rsd_loss
 
 
 def test_structure_and_parameters():
@@ -79,3 +81,28 @@ def test_bad_width(option):
 def test_bad_input(shape):
     with pytest.raises(ValueError, match=re.escape(f'of shape (B, 6), received {shape}')):
         RSDProjector(6, 9)(torch.zeros(shape))
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    batch=st.integers(2, 9),
+    width=st.integers(1, 9),
+    seed=st.integers(0, 10**6),
+    exponent=st.integers(-30, 30),
+    constant=st.booleans(),
+)
+def test_any_finite_embedding_gives_a_finite_loss_and_gradients(batch, width, seed, exponent, constant):
+    """Through the projector and RSD's loss. Its BatchNorm squares: where that overflows it gives zeros, not NaN."""
+    torch.manual_seed(seed)
+    x = torch.randn(batch, width) * 10.0**exponent
+    if constant:
+        x[:, 0] = x[0, 0]
+    x.requires_grad_()
+    projector = RSDProjector(width, 5)
+    projected = projector(x)
+    loss = rsd_loss(projected, torch.randn(batch, 5))
+    loss.backward()
+    assert torch.isfinite(projected).all()
+    assert torch.isfinite(loss)
+    for gradient in (x.grad, *(parameter.grad for parameter in projector.parameters())):
+        assert torch.isfinite(gradient).all()
