@@ -54,3 +54,16 @@ def test_classes_of_the_dataset(check):
 
 def test_other_models_are_left_alone(check):
     check(batch_size=1, model=nn.Linear(1, 1))
+
+
+def test_classes_without_an_image_are_named(make_distiller):
+    dataset = Images(64, 10)
+    dataset.get_gt_labels = lambda: [0, 1, 2, 3, 4, 5, 6, 8]
+    warnings = []
+    runner = SimpleNamespace(
+        model=make_distiller(),
+        train_dataloader=DataLoader(dataset, batch_size=8),
+        logger=SimpleNamespace(warning=warnings.append),
+    )
+    HOOKS.build(dict(type='DistillCheckHook')).before_train(runner)
+    assert warnings == ['2 of the 10 classes have no training image: 7, 9. Is the dataset complete?']
