@@ -9,9 +9,9 @@ normalization or image size that do not belong together show before a long run.
 import argparse
 
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from rsd_mm.utils.config import unwrap
 from rsd_mm.utils.launch import (
     add_run_arguments,
     check_data_folders,
@@ -51,7 +51,7 @@ def main() -> None:
     init_distributed(cfg)
     runner = Runner.from_cfg(cfg)
     metrics = runner.test()
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap(runner.model)
     shown = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
     published = published_accuracy(model.teacher.checkpoint) if model.teacher.checkpoint else None
     stated = f' (stated for {published.name} on {published.dataset}: top1 {published.top1:.2f})' if published else ''

@@ -105,7 +105,9 @@ def read_config(path: str, args: argparse.Namespace) -> Config:
     # A race needs the last checkpoint, and a few on the way to continue from.
     total = length(cfg)
     interval = max(1, total // 10)
-    hook = dict(type='CheckpointHook', interval=interval, by_epoch='max_epochs' in cfg.train_cfg, max_keep_ckpts=1)
+    hook = dict(
+        type='AtomicCheckpointHook', interval=interval, by_epoch='max_epochs' in cfg.train_cfg, max_keep_ckpts=1
+    )
     cfg.merge_from_dict(dict(default_hooks=dict(checkpoint=dict(hook, _delete_=True, save_last=True))))
     return cfg
 

@@ -6,10 +6,10 @@ from typing import Any, List, Optional
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from rsd_mm.models.distillers import Distiller
+from rsd_mm.utils.config import unwrap
 from rsd_mm.visualization import agreement, cross_correlation, draw_correlation, effective_rank, read_features
 
 
@@ -114,5 +114,5 @@ class CorrelationHook(Hook):
 
 
 def _distiller(runner: Any) -> Optional[Distiller]:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap(runner.model)
     return model if isinstance(model, Distiller) else None

@@ -5,10 +5,10 @@ from typing import Any, Dict, Optional, Tuple
 
 from mmengine.dist import master_only
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from rsd_mm.models.distillers import Distiller
+from rsd_mm.utils.config import unwrap
 from rsd_mm.utils.export import export_student, read_training_checkpoint
 
 
@@ -42,7 +42,7 @@ class ExportStudentHook(Hook):
     @master_only
     def after_train(self, runner: Any) -> None:
         """Write the files, and a summary to the log."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not isinstance(model, Distiller):
             return
         lines = ['The student, as a plain MMPretrain model:']

@@ -6,11 +6,11 @@ from typing import Any, Optional
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from rsd_mm.models.distillers import Distiller, num_classes
 from rsd_mm.models.distillers.distiller import TeacherClassifier
+from rsd_mm.utils.config import unwrap
 from rsd_mm.utils.model_index import published_accuracy
 
 
@@ -50,7 +50,7 @@ class TeacherAccuracyHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Evaluate the teacher, and warn if it is worse than it should be."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not self.enable or runner.iter > 0 or runner.val_loop is None or not isinstance(model, Distiller):
             return
         dataset = runner.val_loop.dataloader.dataset
