@@ -1,0 +1,131 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""RSD's parts inside mmrazor's own distiller, with the real mmrazor."""
+
+import copy
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+
+from rsd_mm.utils import read_checkpoint, resolve_model
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec('mmrazor') is None, reason='mmrazor is not installed')
+
+
+def python(root, code):
+    return subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True)
+
+
+def test_only_who_asks_imports_mmrazor(root):
+    done = python(root, "import sys, rsd_mm; assert not [name for name in sys.modules if 'mmrazor' in name]")
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_import_leaves_torch_and_mmcv_as_they_are(root):
+    done = python(
+        root,
+        'import mmcv, torch\n'
+        'before = mmcv.__version__, torch.__version__\n'
+        'import rsd_mm.compat.mmrazor, mmrazor\n'
+        'from mmengine.utils import digit_version\n'
+        'from mmrazor.models import ConfigurableDistiller, SingleTeacherDistill\n'
+        'import mmrazor.engine\n'
+        'assert (mmcv.__version__, torch.__version__) == before\n'
+        'assert mmrazor.digit_version is digit_version\n',
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def weights(tmp_path, cfg):
+    """A file with random weights of the config's teacher."""
+    teacher = MODELS.build(copy.deepcopy(cfg.model.teacher))
+    path = str(tmp_path / 'teacher.pth')
+    torch.save(dict(state_dict=teacher.state_dict()), path)
+    return path
+
+
+def train(cfg, tmp_path, name='run'):
+    cfg.train_cfg.max_epochs = 2
+    cfg.train_cfg.val_interval = 1
+    cfg.work_dir, cfg.log_level, cfg.experiment_name = str(tmp_path / 'work'), 'ERROR', name
+    cfg.randomness = dict(seed=0)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def check_trained(runner):
+    scalars = runner.message_hub.log_scalars
+    assert np.isfinite(scalars['train/distill.loss_rsd'].data[0]).all()
+    assert {'val/accuracy/top1', 'val/teacher.accuracy/top1'} <= set(scalars)
+
+
+def check_same_losses(runner, ours, **prefixes):
+    """RSDDistiller computes the same losses and gradients on the same batch and weights."""
+    razor = runner.model
+    ours.student.load_state_dict(razor.architecture.state_dict())
+    ours.terms['loss_rsd'].projector.load_state_dict(razor.distiller.connectors['proj'].state_dict())
+    batch = next(iter(runner.train_dataloader))
+    totals, gradients = [], []
+    for model in (razor, ours):
+        model.train()
+        data = model.data_preprocessor(copy.deepcopy(batch), training=True)
+        losses = model(**data, mode='loss')
+        total, _ = model.parse_losses(losses)
+        model.zero_grad()
+        total.backward()
+        parts = {key.split('.')[-1]: float(value.detach()) for key, value in losses.items() if 'loss' in key}
+        totals.append([parts['loss'], parts['loss_rsd'], float(total.detach())])
+        gradients.append({name: parameter.grad for name, parameter in model.student.named_parameters()})
+    assert totals[0][1] > 1
+    assert totals[1] == pytest.approx(totals[0], rel=1e-5)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_digits(root, tmp_path):
+    cfg = Config.fromfile(str(root / 'configs/mmrazor/resnet_to_vit_digits.py'))
+    cfg.model.teacher_ckpt = weights(tmp_path, cfg)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.indices = 192
+    runner = train(cfg.copy(), tmp_path)
+    assert runner.iter == 6
+    check_trained(runner)
+
+    own = Config.fromfile(str(root / 'configs/quickstart/resnet_to_vit_digits.py'))
+    own.model.teacher.checkpoint = cfg.model.teacher_ckpt
+    ours = MODELS.build(dict(own.model, data_preprocessor=own.data_preprocessor))
+    check_same_losses(runner, ours)
+
+    # mmrazor's checkpoints are mmengine's, and resume as ours do.
+    cfg.resume = True
+    cfg.load_from = str(tmp_path / 'work' / 'epoch_1.pth')
+    again = train(cfg, tmp_path, 'again')
+    assert again.iter == 6
+    saved = read_checkpoint(tmp_path / 'work' / 'epoch_2.pth')
+    assert {key.split('.')[0] for key in saved['state_dict']} >= {'architecture', 'teacher', 'distiller'}
+
+
+def test_imagenet(root, tmp_path, imagenet):
+    cfg = Config.fromfile(str(root / 'configs/mmrazor/rsd_swin-t_to_resnet18_in1k.py'))
+    own = Config.fromfile(str(root / 'configs/rsd/swin-t_to_resnet18_in1k.py'))
+    published = resolve_model(own.model.teacher, 'teacher').checkpoint
+    assert cfg.model.teacher_ckpt == published
+    assert cfg.optim_wrapper == own.optim_wrapper
+    assert cfg.train_dataloader == own.train_dataloader
+    cfg.model.teacher_ckpt = own.model.teacher.checkpoint = weights(tmp_path, cfg)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(batch_size=4, num_workers=0, persistent_workers=False, pin_memory=False)
+        loader.dataset.data_root = str(imagenet)
+        loader.collate_fn = dict(type='default_collate')
+    runner = train(cfg, tmp_path)
+    assert runner.iter == 4
+    check_trained(runner)
+    ours = MODELS.build(dict(own.model, data_preprocessor=own.data_preprocessor))
+    check_same_losses(runner, ours)
