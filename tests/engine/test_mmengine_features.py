@@ -4,6 +4,7 @@
 import copy
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,7 +140,7 @@ def test_tensorboard(train):
     events = EventAccumulator(folder).Reload()
     assert {'loss', 'loss_task', 'loss_rsd', 'rsd_invariance', 'accuracy/top1'} <= set(events.Tags()['scalars'])
     assert len(events.Scalars('loss_rsd')) == 2
-    local = [json.loads(line) for line in open(f'{folder}/scalars.json')]
+    local = [json.loads(line) for line in Path(folder, 'scalars.json').read_text().splitlines()]
     assert local[0]['loss_rsd'] == pytest.approx(events.Scalars('loss_rsd')[0].value, rel=1e-5)
 
 
