@@ -22,6 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGENET_MEAN, IMAGENET_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
+def pytest_collection_modifyitems(items):
+    """What every supported set of packages has to pass (`-m stack`): these folders, and what is marked elsewhere."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / 'tests').parts[0]
+        if folder in ('models', 'engine', 'utils', 'compat') and item.get_closest_marker('slow') is None:
+            item.add_marker('stack')
+
+
 @pytest.fixture(autouse=True)
 def _fresh_state():
     """Every test starts from the same seed, without loggers and scopes of an earlier Runner."""

@@ -204,7 +204,7 @@ def build_part(cfg: Union[dict, nn.Module], where: str, **inferred: Any) -> nn.M
         return cfg
     cfg = {**inferred, **cfg}
     kind = cfg.pop('type', None)
-    cls: Any = kind if inspect.isclass(kind) else MODELS.get(kind)
+    cls = _part_class(kind)
     if cls is None:
         raise ValueError(
             f'{where}: no module is registered as {kind!r}. If it is your own, import its file with '
@@ -214,10 +214,22 @@ def build_part(cfg: Union[dict, nn.Module], where: str, **inferred: Any) -> nn.M
     return cls(**cfg)
 
 
+def _part_class(kind: Any) -> Any:
+    return kind if inspect.isclass(kind) else MODELS.get(kind) if kind else None
+
+
+def takes_option(part: Union[dict, nn.Module], option: str) -> bool:
+    """Whether a part takes an option, as far as its class tells."""
+    cls = _part_class(part.get('type')) if isinstance(part, dict) else type(part)
+    if cls is None:
+        return True
+    parameters = inspect.signature(cls).parameters
+    return option in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
 def inferred_options(cfg: Union[dict, nn.Module, None], **known: Any) -> Dict[str, Any]:
     """Those of the known values that the class of a config takes as options."""
-    kind = cfg.get('type') if isinstance(cfg, dict) else None
-    cls: Any = kind if inspect.isclass(kind) else MODELS.get(kind) if isinstance(kind, str) else None
+    cls = _part_class(cfg.get('type')) if isinstance(cfg, dict) else None
     if cls is None:
         return {}
     parameters = inspect.signature(cls).parameters
@@ -226,12 +238,9 @@ def inferred_options(cfg: Union[dict, nn.Module, None], **known: Any) -> Dict[st
 
 def check_options(cls: type, options: Iterable[str], where: str) -> None:
     """Refuse options that a class does not take, naming those that it does."""
-    parameters = inspect.signature(cls).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
     for option in options:
-        if option not in parameters:
-            raise ValueError(unknown_option(where, cls.__name__, option, parameters))
+        if not takes_option(dict(type=cls), option):
+            raise ValueError(unknown_option(where, cls.__name__, option, inspect.signature(cls).parameters))
 
 
 def unknown_option(where: str, name: str, option: str, known: Iterable[str]) -> str:

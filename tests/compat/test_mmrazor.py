@@ -129,3 +129,30 @@ def test_imagenet(root, tmp_path, imagenet):
     check_trained(runner)
     ours = MODELS.build(dict(own.model, data_preprocessor=own.data_preprocessor))
     check_same_losses(runner, ours)
+
+
+def test_mmrazors_losses_and_connectors_in_our_distiller(make_distiller, cnn, batch):
+    """The terms of mmrazor's FitNet example: they are what they are alone, and the connector is trained."""
+    importlib.import_module('rsd_mm.compat.mmrazor')
+    relu = dict(type='ModuleOutputs', source='backbone.layer4.1.relu', record_idx=1)
+    connector = dict(type='mmrazor.ConvModuleConnector', in_channel=32, out_channel=32, norm_cfg=dict(type='BN'))
+    kl = dict(type='mmrazor.KLDivergence', tau=6, loss_weight=10)
+    terms = dict(
+        loss_s4=dict(
+            student_tap=relu, teacher_tap=relu, projector=connector, loss=dict(type='mmrazor.L2Loss', loss_weight=10)
+        ),
+        loss_kl=dict(student_tap='logits', teacher_tap='logits', loss=kl),
+    )
+    distiller = make_distiller(teacher=dict(cnn(), allow_random_weights=True), terms=terms).eval()
+    inputs, samples = batch()
+    losses = distiller(inputs, samples, mode='loss')
+    term = distiller.terms['loss_s4']
+    with torch.no_grad():
+        stages = [
+            model.extract_feat(inputs, stage='backbone')[-1] for model in (distiller.student, distiller.teacher.model)
+        ]
+        assert losses['loss_s4'] == pytest.approx(float(term.loss(term.projector(stages[0]), stages[1])), rel=1e-5)
+        logits = [model(inputs) for model in (distiller.student, distiller.teacher.model)]
+        assert losses['loss_kl'] == pytest.approx(float(MODELS.build(kl)(*logits)), rel=1e-5)
+    losses['loss_s4'].backward()
+    assert term.projector.conv_module.conv.weight.grad.abs().sum() > 0

@@ -82,6 +82,15 @@ def test_there_are_configs():
     assert {'rsd/swin-t_to_mobilenetv2_in1k.py', 'rsd/swin-t_to_resnet18_cifar100.py'} <= set(NAMES)
 
 
+@pytest.mark.stack
+@pytest.mark.slow  # the default run trains them, which says more
+@pytest.mark.parametrize('name', NAMES)
+def test_builds(name):
+    cfg = load(name)
+    model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    assert type(model).__name__ == cfg.model.type
+
+
 @pytest.mark.parametrize('name', TRAINED)
 def test_trains_and_validates(name, little_data, tmp_path):
     cfg = load(name)

@@ -30,6 +30,7 @@ def run(run_tool, root, tmp_path, save_weights):
     return tool
 
 
+@pytest.mark.stack
 def test_train_resume_and_test(run, tmp_path):
     work = tmp_path / 'work'
     out = run('train.py', '--work-dir', work, '--auto-scale-lr')

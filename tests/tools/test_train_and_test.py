@@ -47,6 +47,7 @@ def train(run_tool, root, teacher, tmp_path):
     return run
 
 
+@pytest.mark.stack
 def test_train_resume_and_test(train, run_tool, root, tmp_path):
     work = tmp_path / 'work'
     out = train(options=['default_hooks.logger.interval=1']).stdout
@@ -109,6 +110,7 @@ def test_average_of_weights(train, root, tmp_path):
     assert not torch.equal(checkpoint['state_dict'][key], checkpoint['ema_state_dict'][f'module.{key}'])
 
 
+@pytest.mark.stack
 def test_two_processes_without_a_gpu(train, run_tool, root, tmp_path):
     out = train(tool=('dist_train.sh', RSD, 2), env=dict(PORT='29611')).stdout
     # 192 images, 64 a process, 2 processes: one iteration.

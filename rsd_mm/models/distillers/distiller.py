@@ -10,7 +10,14 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from rsd_mm.utils.checkpoint import keep_keys_where_nested, load_strictly
-from rsd_mm.utils.config import build_model, build_part, inferred_options, resolve_model, unknown_option
+from rsd_mm.utils.config import (
+    build_model,
+    build_part,
+    inferred_options,
+    resolve_model,
+    takes_option,
+    unknown_option,
+)
 from rsd_mm.utils.random_state import keep_random_state
 
 from .taps import Recorder, Tap, num_classes, resolve_tap
@@ -95,6 +102,8 @@ class DistillTerm(BaseModule):
         self, option: str, cfg: dict, in_channels: Optional[int], out_channels: Optional[int], **context: Any
     ) -> nn.Module:
         inferred = dict(in_channels=in_channels, out_channels=out_channels)
+        # A projector of another package may call its widths otherwise, and is told them in the config.
+        inferred = {name: width for name, width in inferred.items() if takes_option(cfg, name)}
         self._check_widths(option, cfg, inferred)
         known = {name: width for name, width in inferred.items() if width is not None}
         return build_part(cfg, f'{self.name}.{option}', **known, **inferred_options(cfg, **context))

@@ -19,9 +19,10 @@ A tap is written in a config as
   whole image. Scale 1, which comes first, is the network's own logits. For a network
   that classifies by its class token the cells are of the other tokens;
 - any other string: the path of a module, whose output is read;
-- ``dict(type='ModuleInputs' | 'ModuleOutputs', source=PATH, data_idx=None)``: the
-  input or output of a module in mmrazor's words, of which ``data_idx`` selects
-  one where there are several.
+- ``dict(type='ModuleInputs' | 'ModuleOutputs', source=PATH, data_idx=None,
+  record_idx=None)``: the input or output of a module in mmrazor's words, of which
+  ``data_idx`` selects one where there are several, and ``record_idx`` one run of a
+  module that runs several times in a forward.
 
 Reading happens through forward hooks that exist for one forward only, so that
 the forward which computes the task loss serves the distillation as well, and a
@@ -49,6 +50,7 @@ class Tap(NamedTuple):
         sources (Tuple[str, ...]): The path of the module, or of several.
         inputs (bool): Whether the module's input is read, rather than its output.
         data_idx (int, optional): Which of several inputs or outputs.
+        record_idx (int, optional): Which of several runs in a forward.
         channels (int, optional): The width of what is read, where the module
             tells it.
         form (Form, optional): How the positions lie in it, if it is a stage or a
@@ -63,6 +65,7 @@ class Tap(NamedTuple):
     inputs: bool
     data_idx: Optional[int] = None
     channels: Optional[int] = None
+    record_idx: Optional[int] = None
     form: Optional[Form] = None
     scales: Tuple[int, ...] = ()
     tail: Tuple[Tuple[str, int], ...] = ()
@@ -94,19 +97,20 @@ def resolve_tap(model: nn.Module, spec: Union[str, dict], role: str) -> Tap:
             raise ValueError(f"{role}: a stage is dict(type='Stage', source=PATH), received {dict(spec)!r}.")
         _check_path(model, spec['source'], role)
         form = source_form(model, spec['source'], role)
-        return Tap(spec['source'], (spec['source'],), False, 0, form.channels, form)
+        return Tap(spec['source'], (spec['source'],), False, 0, form.channels, form=form)
     if spec in STAGES:
         source, form = stage_sources(model, role)[STAGES.index(spec)]
-        return Tap(spec, (source,), False, 0, form.channels, form)
+        return Tap(spec, (source,), False, 0, form.channels, form=form)
     if isinstance(spec, dict):
         if spec.get('type') not in _KINDS or not isinstance(spec.get('source'), str):
             raise ValueError(
                 f"{role}: a tap given as a dict is dict(type='ModuleInputs' | 'ModuleOutputs', "
-                f'source=PATH, data_idx=None), received {dict(spec)!r}.'
+                f'source=PATH, data_idx=None, record_idx=None), received {dict(spec)!r}.'
             )
-        unknown = set(spec) - {'type', 'source', 'data_idx'}
+        options = ('type', 'source', 'data_idx', 'record_idx')
+        unknown = set(spec) - set(options)
         if unknown:
-            raise ValueError(f'{role}: a tap has no option {sorted(unknown)[0]!r}. It takes: type, source, data_idx.')
+            raise ValueError(f'{role}: a tap has no option {sorted(unknown)[0]!r}. It takes: {", ".join(options)}.')
         name, inputs, data_idx = spec['source'], spec['type'] == 'ModuleInputs', spec.get('data_idx')
         sources: Tuple[str, ...] = (name,)
     elif spec in ('embedding', 'logits'):
@@ -119,7 +123,7 @@ def resolve_tap(model: nn.Module, spec: Union[str, dict], role: str) -> Tap:
     widths = [_channels(model.get_submodule(source), inputs) for source in sources]
     known = [width for width in widths if width is not None]
     channels = None if len(known) < len(widths) else known[0] if len(set(known)) == 1 else sum(known)
-    return Tap(name, sources, inputs, data_idx, channels)
+    return Tap(name, sources, inputs, data_idx, channels, spec.get('record_idx') if isinstance(spec, dict) else None)
 
 
 def _check_path(model: nn.Module, path: str, role: str) -> None:
@@ -147,7 +151,7 @@ def _scale_logits_tap(model: nn.Module, spec: dict, role: str) -> Tap:
     pooled = find_pooled_map(model, classifiers[0], role)
     width = _channels(model.get_submodule(classifiers[0]), False)
     sources = (pooled.source, classifiers[0])
-    return Tap('scale_logits', sources, False, 0, width, pooled.form, scales, pooled.tail)
+    return Tap('scale_logits', sources, False, 0, width, form=pooled.form, scales=scales, tail=pooled.tail)
 
 
 def find_classifiers(model: nn.Module, role: str = 'model') -> Tuple[str, ...]:
@@ -222,7 +226,7 @@ class Recorder:
         self._taps = list(dict.fromkeys(taps))
         self._role = role
         self._handles: List[Any] = []
-        self._seen: Dict[Tuple[Tap, str], Any] = {}
+        self._seen: Dict[Tuple[Tap, str], List[Any]] = {}
 
     def __enter__(self) -> 'Recorder':
         self._seen = {}
@@ -247,12 +251,14 @@ class Recorder:
         return module.register_forward_hook(lambda module, args, output: self._keep(tap, source, output))
 
     def _keep(self, tap: Tap, source: str, value: Any) -> None:
-        if (tap, source) in self._seen:
+        runs = self._seen.setdefault((tap, source), [])
+        if runs and tap.record_idx is None:
             raise RuntimeError(
                 f'{self._role}: the module {source!r} ran more than once in a forward, so which '
-                f'representation {tap} means cannot be told. Read another module.'
+                f'representation {tap} means cannot be told. Read another module, or choose a run with '
+                f"dict(type='{_KINDS[not tap.inputs]}', source='{source}', record_idx=...), from 0."
             )
-        self._seen[tap, source] = value
+        runs.append(value)
 
     def __getitem__(self, tap: Tap) -> Tensor:
         values = [self._read(tap, source) for source in tap.sources]
@@ -285,7 +291,13 @@ class Recorder:
                 f'{self._role}: the module {source!r} did not run in this forward, so {tap} was not '
                 'read. Read a module that runs in training and in evaluation.'
             )
-        value = _unwrap(self._seen[tap, source])
+        runs = self._seen[tap, source]
+        if not -len(runs) <= (tap.record_idx or 0) < len(runs):
+            raise RuntimeError(
+                f'{self._role}: record_idx={tap.record_idx} of {tap}, whose module ran {len(runs)} times in this '
+                'forward. Choose from 0.'
+            )
+        value = _unwrap(runs[tap.record_idx or 0])
         if isinstance(value, (tuple, list)):
             if tap.data_idx is None or not -len(value) <= tap.data_idx < len(value):
                 raise RuntimeError(

@@ -206,7 +206,9 @@ class TestErrors:
     def test_wrong_dict(self, model):
         with pytest.raises(ValueError, match=re.escape("teacher: a tap given as a dict is dict(type='ModuleInputs'")):
             resolve_tap(model, dict(type='Parameter', source='head.fc'), 'teacher')
-        with pytest.raises(ValueError, match="a tap has no option 'idx'. It takes: type, source, data_idx."):
+        with pytest.raises(
+            ValueError, match="a tap has no option 'idx'. It takes: type, source, data_idx, record_idx."
+        ):
             resolve_tap(model, dict(type='ModuleInputs', source='head.fc', idx=0), 'teacher')
 
     def test_wrong_type(self, model):
@@ -225,6 +227,19 @@ class TestErrors:
         tap = resolve_tap(model, 'shared', 'student')
         with pytest.raises(RuntimeError, match="'shared' ran more than once"), Recorder(model, [tap], 'student'):
             model(torch.randn(2, 4))
+
+    def test_one_of_several_runs(self):
+        model = Twice()
+        x = torch.randn(2, 4)
+        first, second, third = (
+            resolve_tap(model, dict(type='ModuleOutputs', source='shared', record_idx=i), 'student') for i in range(3)
+        )
+        with Recorder(model, [first, second, third], 'student') as record:
+            model(x)
+        assert torch.equal(record[first], model.shared(x))
+        assert torch.equal(record[second], model.shared(model.shared(x)))
+        with pytest.raises(RuntimeError, match='student: record_idx=2 of shared .* whose module ran 2 times'):
+            record[third]
 
     def test_module_that_did_not_run(self):
         model = Twice()

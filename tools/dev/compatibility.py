@@ -1,0 +1,94 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""Run the tests on other environments, and keep the table of docs/compatibility.md.
+
+``python tools/dev/compatibility.py .venv-tests/bin/python /other/env/bin/python``
+runs the tests of the marker ``stack`` with each of these interpreters, which have
+the packages and pytest (rsd_mm itself is taken from this clone), and writes a row
+for each set of versions; other rows stay. ``-m "not slow"`` runs the default tests.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Dict, List
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / 'docs' / 'compatibility.md'
+BEGIN, END = '<!-- Written by tools/dev/compatibility.py -->', '<!-- End of what it writes -->'
+HEAD = ('Python', 'torch', 'torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmrazor', 'numpy', 'tests', 'result')
+
+# Runs in the other environment: the versions of what is installed, by the name of the distribution that has it.
+VERSIONS = """
+import importlib.metadata as metadata, json, platform
+found = {'Python': platform.python_version()}
+for column, names in json.loads(%r).items():
+    found[column] = 'none'
+    for name in names:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found[column] = version if name == column else f'{name} {version}'
+        break
+print(json.dumps(found))
+"""
+DISTRIBUTIONS = {
+    'torch': ['torch'],
+    'torchvision': ['torchvision'],
+    'mmengine': ['mmengine', 'onedl-mmengine'],
+    'mmcv': ['mmcv', 'mmcv-lite', 'onedl-mmcv'],
+    'mmpretrain': ['mmpretrain', 'onedl-mmpretrain'],
+    'mmrazor': ['mmrazor'],
+    'numpy': ['numpy'],
+}
+
+
+def versions(python: str) -> Dict[str, str]:
+    """The versions that an environment has, by column."""
+    code = VERSIONS % json.dumps(DISTRIBUTIONS)
+    return json.loads(subprocess.run([python, '-c', code], check=True, capture_output=True, text=True).stdout)
+
+
+def run_tests(python: str, markers: str) -> str:
+    """Run the tests that a marker expression selects; returns pytest's counts, and the names of what failed."""
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    command = [python, '-m', 'pytest', '-q', '-rfE', '--color=no', '-m', markers]
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout[-3000:])
+    lines = done.stdout.strip().splitlines()
+    failed = [re.sub(r'^(FAILED|ERROR) \S*?(\w+\.py\S*).*', r'`\2`', line) for line in lines if line[:6] == 'FAILED']
+    counts = re.sub(r' in [\d.]+s.*', '', lines[-1].strip('= '))
+    return counts + (f': {", ".join(failed)}' if failed else '')
+
+
+def rows_of_page(text: str) -> List[List[str]]:
+    """The rows of the page's table."""
+    table = text.split(BEGIN)[1].split(END)[0].strip().splitlines()
+    return [[cell.strip() for cell in line.strip('|').split('|')] for line in table[2:]]
+
+
+def write(rows: List[List[str]]) -> None:
+    """Put the rows into the page."""
+    lines = [HEAD, ['---'] * len(HEAD), *rows]
+    table = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+    text = PAGE.read_text()
+    PAGE.write_text(f'{text.split(BEGIN)[0]}{BEGIN}\n\n{table}\n\n{END}{text.split(END)[1]}')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('python', nargs='+', help='interpreter of an environment')
+    parser.add_argument('-m', '--markers', default='stack', help='which tests: an expression for pytest -m')
+    args = parser.parse_args()
+    for python in args.python:
+        found = versions(python)
+        row = [found[column] for column in HEAD[:-2]] + [f'`-m "{args.markers}"`', run_tests(python, args.markers)]
+        rows = [other for other in rows_of_page(PAGE.read_text()) if other[:-1] != row[:-1]]
+        write(sorted([*rows, row]))
+
+
+if __name__ == '__main__':
+    main()
