@@ -3,6 +3,7 @@
 
 import copy
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -156,3 +157,20 @@ def test_mmrazors_losses_and_connectors_in_our_distiller(make_distiller, cnn, ba
         assert losses['loss_kl'] == pytest.approx(float(MODELS.build(kl)(*logits)), rel=1e-5)
     losses['loss_s4'].backward()
     assert term.projector.conv_module.conv.weight.grad.abs().sum() > 0
+
+
+def test_the_config_of_the_guide_trains(root, tmp_path, batch):
+    """docs/from_mmrazor.md, its second config."""
+    blocks = re.findall('```python\n(.*?)```', (root / 'docs/from_mmrazor.md').read_text(), re.DOTALL)
+    file = tmp_path / 'guide.py'
+    file.write_text(next(block for block in blocks if block.startswith('_base_')))
+    cfg = Config.fromfile(str(file))
+    cfg.model.teacher.update(pretrained=False, allow_random_weights=True)
+    distiller = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).eval()
+    inputs, samples = batch(size=2)
+    losses = distiller(inputs, samples, mode='loss')
+    with torch.no_grad():
+        preds = dict(preds_S=distiller.student(inputs), preds_T=distiller.teacher.model(inputs))
+    expected = MODELS.build(cfg.model.terms.loss_kl.loss)(**preds)
+    assert losses['loss_kl'].item() == pytest.approx(float(expected), rel=1e-5)
+    assert float(expected) > 0
