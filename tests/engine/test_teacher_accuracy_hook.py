@@ -25,7 +25,7 @@ def train(root, tmp_path, save_weights, caplog):
         cfg.train_dataloader.dataset.indices = 64
         cfg.train_cfg.max_epochs = 1
         cfg.work_dir, cfg.experiment_name, cfg.randomness = str(tmp_path / name), name, dict(seed=0)
-        cfg.custom_hooks = [dict(type='TeacherAccuracyHook', **hook)]
+        cfg.default_hooks.teacher_accuracy.update(hook)
         if not validate:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         caplog.clear()

@@ -85,7 +85,7 @@ def train(folder, root, place, cnn, swin):
 
 @pytest.fixture(scope='module')
 def trained(train):
-    return train('run', custom_hooks=[dict(type='ExportStudentHook', baseline=40.0)])
+    return train('run', default_hooks=dict(export_student=dict(baseline=40.0)))
 
 
 def predictions(runner):
@@ -152,7 +152,7 @@ def test_pretrained_by_init_cfg(trained, cnn):
 
 
 def test_averaged_weights_and_the_best_checkpoint(train):
-    work, runner = train('ema', custom_hooks=[dict(type='EMAHook', momentum=0.5), dict(type='ExportStudentHook')])
+    work, runner = train('ema', custom_hooks=[dict(type='EMAHook', momentum=0.5)])
     last, best = (read_checkpoint(next(work.glob(name))) for name in ('epoch_2.pth', 'best_*.pth'))
     for name, checkpoint in dict(student=last, student_best=best).items():
         saved = torch.load(work / f'{name}.pth', weights_only=True)['state_dict']
