@@ -247,7 +247,7 @@ class RememberBatches(Hook):
         self.batches.append([sample.sample_idx for sample in data_batch['data_samples']])
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.first = getattr(self, 'first', None) or float(outputs.get('loss_task', outputs['loss']))
+        self.first = getattr(self, 'first', None) or float(outputs.get('loss_task', outputs['loss']).detach())
 
 
 def test_a_run_starts_from_the_same_student_and_sees_the_same_batches_whatever_the_method(tmp_path):
