@@ -239,8 +239,10 @@ def newest_checkpoint(folder: str) -> Optional[str]:
         if {'meta', 'optimizer', 'message_hub'} <= checkpoint.keys():
             found.append((checkpoint['meta']['iter'], path))
     for _, path in sorted(found, reverse=True):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # which torch.load does not see
+        damaged = None
+        if zipfile.is_zipfile(path):  # as torch.save writes it
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # which torch.load does not see
         if damaged is None:
             for message in broken:
                 print_log(f'{message} It is passed over.', logger='current', level=logging.WARNING)
