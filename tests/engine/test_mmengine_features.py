@@ -27,11 +27,12 @@ HEAD, EMBED, PROJECTOR = (
 @pytest.fixture
 def train(root, tmp_path, save_weights):
     """Train the quickstart's pair for 2 iterations an epoch with changes to its config; returns the runner."""
+    teacher = Config.fromfile(str(root / 'configs/quickstart/resnet_digits.py')).model
+    teacher = save_weights(dict(teacher, _scope_='mmpretrain'))
 
     def run(epochs=1, **changes):
         cfg = Config.fromfile(str(root / 'configs/quickstart/resnet_to_vit_digits.py'))
-        teacher = Config.fromfile(cfg.model.teacher.cfg_path).model
-        cfg.model.teacher.checkpoint = save_weights(dict(teacher, _scope_='mmpretrain'))
+        cfg.model.teacher.checkpoint = teacher
         cfg.train_dataloader.update(batch_size=32)
         cfg.train_dataloader.dataset.indices = 64
         cfg.val_dataloader.dataset.indices = 64

@@ -59,9 +59,9 @@ def run_tests(python: str, markers: str) -> str:
     done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout[-3000:])
     lines = done.stdout.strip().splitlines()
-    failed = [re.sub(r'^(FAILED|ERROR) \S*?(\w+\.py\S*).*', r'`\2`', line) for line in lines if line[:6] == 'FAILED']
+    failed = re.findall(r'^(?:FAILED|ERROR) \S*?(\w+\.py\S*)', done.stdout, re.MULTILINE)
     counts = re.sub(r' in [\d.]+s.*', '', lines[-1].strip('= '))
-    return counts + (f': {", ".join(failed)}' if failed else '')
+    return counts + (f': `{"`, `".join(failed)}`' if failed else '')
 
 
 def rows_of_page(text: str) -> List[List[str]]:
