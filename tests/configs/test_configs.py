@@ -25,11 +25,19 @@ MODELS_BY_CONFIG = {model.config: model for model in INDEX.models}
 NAMES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))
 NAMES = [name for name in NAMES if not name.startswith('mmrazor/')]  # see tests/compat
 METHODS = sorted(path.stem for path in (CONFIGS / '_base_' / 'methods').glob('*.py'))
+FLAGSHIP = 'rsd/swin-t_to_mobilenetv2_in1k.py'
 BASELINES = [name for name in NAMES if name.startswith('baselines/')]
-# Their data, recipe and networks are those of rsd/, and their methods train at full size when asked for.
-TRAINED = [
-    pytest.param(name, marks=pytest.mark.slow) if name in BASELINES and 'digits' not in name else name for name in NAMES
-]
+
+
+def with_slow_ones_marked():
+    """The flagship, every teacher, and every student on its dataset; other pairs and baselines at full size are slow."""
+    seen, cases = set(), []
+    for name in sorted(NAMES, key=lambda name: name != FLAGSHIP):
+        parts = set(re.fullmatch('rsd/(.+)_to_(.+).py', name).groups()) if name.startswith('rsd/') else {name}
+        slow = parts <= seen or (name in BASELINES and 'digits' not in name)
+        cases.append(pytest.param(name, marks=pytest.mark.slow) if slow else name)
+        seen |= parts
+    return cases
 
 
 TOKEN_PAIRS = [f'{t}_to_{s}_in1k.py' for t in ('resnet50', 'convnext-t', 'mixer-b') for s in ('deit-t', 'swin-n')]
@@ -91,7 +99,7 @@ def test_builds(name):
     assert type(model).__name__ == cfg.model.type
 
 
-@pytest.mark.parametrize('name', TRAINED)
+@pytest.mark.parametrize('name', with_slow_ones_marked())
 def test_trains_and_validates(name, little_data, tmp_path):
     cfg = load(name)
     little_data(cfg)
