@@ -30,7 +30,7 @@ BASELINES = [name for name in NAMES if name.startswith('baselines/')]
 
 
 def with_slow_ones_marked():
-    """The flagship, every teacher, and every student on its dataset; other pairs and baselines at full size are slow."""
+    """Trained by default: the flagship, every teacher, every student on its dataset, and what is small."""
     seen, cases = set(), []
     for name in sorted(NAMES, key=lambda name: name != FLAGSHIP):
         parts = set(re.fullmatch('rsd/(.+)_to_(.+).py', name).groups()) if name.startswith('rsd/') else {name}
