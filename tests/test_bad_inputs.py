@@ -306,8 +306,8 @@ CASES = {
         lambda c: c.distiller(student_tap='backbone.layr2'),
         (
             "student: ImageClassifier has no module 'backbone.layr2' to read. Allowed are 'embedding', "
-            "'logits' and the paths of its modules, for example 'backbone.layer2', 'backbone.layer2.1', "
-            "'backbone.layer2.0'."
+            "'logits', 'stage1' to 'stage4' and the paths of its modules, for example 'backbone.layer2', "
+            "'backbone.layer2.1', 'backbone.layer2.0'."
         ),
     ),
     'tap of unknown width': (
