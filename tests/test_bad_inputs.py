@@ -332,7 +332,7 @@ CASES = {
         lambda c: c.distiller(terms=dict(loss_kd=dict(los=1))),
         (
             "terms.loss_kd: a term has no option 'los' (did you mean 'loss'?). It takes: student_tap, "
-            'teacher_tap, projector, loss.'
+            'teacher_tap, projector, teacher_projector, loss.'
         ),
     ),
     'logits of other classes': (
