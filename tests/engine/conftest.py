@@ -14,7 +14,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(autouse=True)
 def _plain_texts(monkeypatch):
-    """Laying out the text of a config, which is in every checkpoint, takes longer than these runs (by yapf, upstream)."""
+    """Laying out the text of a config, which is in every checkpoint, takes longer than these runs (upstream)."""
     monkeypatch.setattr(config, 'FormatCode', lambda text, **options: (text, True), raising=False)
 
 
