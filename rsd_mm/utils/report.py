@@ -86,7 +86,8 @@ def draw_accuracies(
         else:
             right.bar(x, mean, yerr=spread(values), color=colors[label], alpha=0.5, capsize=4)
         right.scatter([x] * len(values), values, color=[colors[label]], s=12, zorder=3)
-        right.annotate(f'{mean:.1f}', (x, mean), (0, 12), textcoords='offset points', ha='center', fontsize=8)
+        place = (0, 12 if many else -18)  # above a point, within a bar
+        right.annotate(f'{mean:.1f}', (x, mean), place, textcoords='offset points', ha='center', fontsize=8)
     right.set_xticks(range(len(finals)), finals, rotation=60 if many else 0, ha='right' if many else 'center')
     if many:
         margin = max(highest - lowest, 1.0)
