@@ -31,7 +31,7 @@ def compare(one, other):
 
 
 def random_states():
-    return torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1]), random.getstate()
+    return torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].astype(np.int64)), random.getstate()
 
 
 @pytest.mark.parametrize('workers', [0, 2])
