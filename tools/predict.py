@@ -12,7 +12,7 @@ from typing import List
 from mmengine.config import Config
 from mmpretrain import ImageClassificationInferencer
 
-from rsd_mm.utils.export import gives_rgb
+from rsd_mm.utils.config import gives_bgr
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.pgm', '.tif', '.tiff')
 
@@ -49,7 +49,7 @@ def main() -> None:
     args = parse_args()
     images = find_images(args.images)
     cfg = Config.fromfile(args.config)
-    if gives_rgb(cfg):
+    if gives_bgr(cfg) is False:
         # It learned from RGB arrays; image files are read as BGR.
         cfg.data_preprocessor.to_rgb = not cfg.data_preprocessor.get('to_rgb', False)
     inferencer = ImageClassificationInferencer(cfg, args.checkpoint, device=args.device)

@@ -92,7 +92,7 @@ def resolve_model(cfg: Dict[str, Any], role: str, run_preprocessor: Optional[dic
         if published:
             checkpoint = file.get('model_path')
         if 'to_rgb' not in changes.get('data_preprocessor', {}):
-            loads_bgr = _loads_bgr(file)
+            loads_bgr = gives_bgr(file)
         if 'data_preprocessor' in file:
             file.model.setdefault('data_preprocessor', file.data_preprocessor)
         whole = Config(dict(model=file.model))
@@ -116,11 +116,14 @@ def resolve_model(cfg: Dict[str, Any], role: str, run_preprocessor: Optional[dic
     return ModelReference(model, checkpoint, origin, loads_bgr)
 
 
-def _loads_bgr(file: Config) -> Optional[bool]:
+def gives_bgr(file: Config) -> Optional[bool]:
+    """Whether a config's images come from files, which are read as BGR, or as RGB arrays (CIFAR); None if unsaid."""
     for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         pipeline = ((file.get(field) or {}).get('dataset') or {}).get('pipeline')
         if pipeline:
-            return any('LoadImageFromFile' in str(step.get('type')) for step in pipeline)
+            return any(
+                kind in str(step.get('type')) for step in pipeline for kind in ('LoadImageFromFile', 'LoadCheckedImage')
+            )
     return None
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rsd_mm.version import __version__
 
 from .checkpoint import load_strictly, read_checkpoint, state_dict_of
-from .config import build_model, resolve_model, student_config
+from .config import build_model, gives_bgr, resolve_model, student_config
 
 #: What of a run's config a plain student keeps: how it is tested, and the runtime.
 _KEPT = (
@@ -62,12 +62,6 @@ def plain_config(cfg: Config) -> Config:
         # The tools fill this in for every run.
         plain['test_dataloader'].setdefault('collate_fn', dict(type='default_collate'))
     return Config(plain)
-
-
-def gives_rgb(cfg: Config) -> bool:
-    """Whether a config's test images come in RGB (CIFAR), rather than from files, which are read as BGR."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    return not any('LoadImageFromFile' in str(step.get('type')) for step in dataset.get('pipeline') or ())
 
 
 def plain_checkpoint(
@@ -139,7 +133,7 @@ def export_student(
     """
     plain = plain_config(cfg)
     note = _NOTE.format(version=__version__, name=name)
-    text = note + (_RGB_NOTE if gives_rgb(plain) else '') + plain.pretty_text
+    text = note + (_RGB_NOTE if gives_bgr(plain) is False else '') + plain.pretty_text
     weights, config = osp.join(folder, f'{name}.pth'), osp.join(folder, f'{name}.py')
     with open(config, 'w', encoding='utf-8') as file:
         file.write(text)

@@ -3,7 +3,7 @@ import pytest
 from mmengine.config import Config
 
 from rsd_mm.utils import resolve_model
-from rsd_mm.utils.config import student_config
+from rsd_mm.utils.config import gives_bgr, student_config
 
 RESNET = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
 
@@ -76,3 +76,17 @@ def test_student_config_of_a_distillation_and_of_a_plain_run(cnn):
     student = student_config(distilled)
     assert student['type'] == 'ImageClassifier'
     assert student['data_preprocessor'] == dict(std=[1])
+
+
+@pytest.mark.parametrize(
+    ('steps', 'expected'),
+    [
+        (['LoadImageFromFile', 'PackInputs'], True),
+        (['LoadCheckedImage', 'PackInputs'], True),  # it reads files, too
+        (['PackInputs'], False),
+        ([], None),
+    ],
+)
+def test_the_order_of_channels_that_images_come_in(steps, expected):
+    pipeline = [dict(type=step) for step in steps]
+    assert gives_bgr(Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline))))) is expected
