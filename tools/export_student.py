@@ -13,14 +13,13 @@ import re
 from typing import Any
 
 import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmengine.utils import digit_version, import_modules_from_strings
+from mmengine.utils import digit_version
 from torch import nn
 
 from rsd_mm.utils.checkpoint import CheckpointError
 from rsd_mm.utils.config import image_side
 from rsd_mm.utils.export import export_student, load_exported, read_training_checkpoint
+from rsd_mm.utils.launch import read_config
 
 TOLERANCE = 1e-4
 
@@ -106,12 +105,7 @@ class Logits(nn.Module):
 
 def main() -> None:
     args = parse_args()
-    if not osp.isfile(args.config):
-        raise SystemExit(f'{args.config!r} is not a config file (looked in {osp.abspath(args.config)!r}).')
-    cfg = Config.fromfile(args.config)
-    if cfg.get('custom_imports'):
-        import_modules_from_strings(**cfg.custom_imports)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    cfg = read_config(args.config)
     folder = args.out_dir or osp.dirname(osp.abspath(args.checkpoint))
     os.makedirs(folder, exist_ok=True)
     try:

@@ -5,14 +5,13 @@ import argparse
 import os.path as osp
 from typing import Any, Dict, List, Tuple
 
-from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.config import DictAction
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
-from mmengine.utils import import_modules_from_strings
 
 from rsd_mm.models.distillers import Distiller
 
-from .launch import check_data_folders
+from .launch import check_data_folders, read_config
 
 
 def add_student_arguments(parser: argparse.ArgumentParser, images: int, out: str) -> None:
@@ -52,16 +51,9 @@ def load_distillation(args: argparse.Namespace) -> Tuple[Distiller, Any]:
     Raises:
         SystemExit: If the config is not there, is no distillation, or its data is missing.
     """
-    if not osp.isfile(args.config):
-        raise SystemExit(f'{args.config!r} is not a config file (looked in {osp.abspath(args.config)!r}).')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     if 'teacher' not in cfg.model:
         raise SystemExit(f'{args.config!r} is not a distillation: its model has no teacher.')
-    if cfg.get('custom_imports'):
-        import_modules_from_strings(**cfg.custom_imports)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     check_data_folders(cfg, 'val_dataloader')
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     cfg.val_dataloader.setdefault('collate_fn', dict(type='default_collate'))

@@ -6,6 +6,7 @@ import inspect
 import os
 import os.path as osp
 import tempfile
+from typing import Optional
 
 import torch
 import torch.distributed as torch_dist
@@ -13,7 +14,6 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.utils import import_modules_from_strings
 from mmpretrain.registry import DATASETS
 
 
@@ -37,6 +37,25 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
+def read_config(path: str, options: Optional[dict] = None) -> Config:
+    """Read the config of a run, and take its scope.
+
+    Args:
+        path (str): The file.
+        options (dict, optional): Changes, as of ``--cfg-options``. Defaults to None.
+
+    Raises:
+        SystemExit: If the file does not exist.
+    """
+    if not osp.isfile(path):
+        raise SystemExit(f'{path!r} is not a config file (looked in {osp.abspath(path)!r}).')
+    cfg = Config.fromfile(path)
+    if options is not None:
+        cfg.merge_from_dict(options)
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    return cfg
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that the arguments name, and set what applies to every tool.
 
@@ -44,14 +63,9 @@ def load_config(args: argparse.Namespace) -> Config:
         SystemExit: If the file does not exist, if the work dir can't be written,
             or if ``--amp`` is asked for without an accelerator.
     """
-    if not osp.isfile(args.config):
-        raise SystemExit(f'{args.config!r} is not a config file (looked in {osp.abspath(args.config)!r}).')
+    cfg = read_config(args.config, args.cfg_options)
     if args.amp and get_device() == 'cpu':
         raise SystemExit('--amp: automatic mixed precision needs an accelerator, and none is visible. Leave it out.')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     cfg.launcher = args.launcher
     if args.launcher != 'none':
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -154,7 +168,6 @@ def build_with_random_weights(cfg: Config) -> BaseModel:
     """
     if 'teacher' not in cfg.model:
         raise ValueError('The config is not a distillation: its model has no teacher.')
-    import_modules_from_strings(**cfg.get('custom_imports', dict(imports=[])))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     cfg.model.teacher.update(checkpoint=None, allow_random_weights=True)
     if {'pretrained', 'cfg_path'} & cfg.model.teacher.keys():

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 
 from rsd_mm.models.distillers import Distiller
 from rsd_mm.utils.config import unwrap
+from rsd_mm.utils.random_state import keep_random_state
 from rsd_mm.visualization import agreement, cross_correlation, draw_correlation, effective_rank, read_features
 
 
@@ -60,7 +61,7 @@ class CorrelationHook(Hook):
                 'one of them.'
             )
         self._batches, count = [], 0
-        with torch.random.fork_rng(devices=[]):  # a data loader draws a seed from the random state
+        with keep_random_state():  # a data loader draws a seed from the random state
             for batch in runner.val_loop.dataloader:
                 self._batches.append(batch)
                 count += len(batch['inputs'])

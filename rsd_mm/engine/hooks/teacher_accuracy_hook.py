@@ -12,6 +12,7 @@ from rsd_mm.models.distillers import Distiller, num_classes
 from rsd_mm.models.distillers.distiller import TeacherClassifier
 from rsd_mm.utils.config import unwrap
 from rsd_mm.utils.model_index import published_accuracy
+from rsd_mm.utils.random_state import keep_random_state
 
 
 @HOOKS.register_module()
@@ -83,7 +84,7 @@ class TeacherAccuracyHook(Hook):
         loader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
         teacher = TeacherClassifier(model).eval()
         # A data loader draws a seed from the random state, which training goes on with.
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with keep_random_state(), torch.no_grad():
             for batch in loader:
                 evaluator.process(data_samples=teacher.val_step(batch), data_batch=batch)
         return evaluator.evaluate(len(loader.dataset)).get('accuracy/top1')
