@@ -15,7 +15,7 @@ from rsd_mm.utils.config import unwrap
 from rsd_mm.utils.launch import (
     add_run_arguments,
     check_data_folders,
-    init_distributed,
+    distributed,
     load_config,
     set_dataloader_defaults,
 )
@@ -48,9 +48,9 @@ def build_config(args: argparse.Namespace) -> Config:
 
 def main() -> None:
     cfg = build_config(parse_args())
-    init_distributed(cfg)
-    runner = Runner.from_cfg(cfg)
-    metrics = runner.test()
+    with distributed(cfg):
+        runner = Runner.from_cfg(cfg)
+        metrics = runner.test()
     model = unwrap(runner.model)
     shown = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
     published = published_accuracy(model.teacher.checkpoint) if model.teacher.checkpoint else None

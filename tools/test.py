@@ -17,7 +17,7 @@ from rsd_mm.utils.config import student_config, unwrap
 from rsd_mm.utils.launch import (
     add_run_arguments,
     check_data_folders,
-    init_distributed,
+    distributed,
     load_config,
     set_dataloader_defaults,
 )
@@ -64,12 +64,12 @@ def build_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     args = parse_args()
     cfg = build_config(args)
-    init_distributed(cfg)
-    runner = Runner.from_cfg(cfg)
-    load_strictly(unwrap(runner.model), args.checkpoint, 'student')
-    if args.out and args.out_item != 'metrics':
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    metrics = runner.test()
+    with distributed(cfg):
+        runner = Runner.from_cfg(cfg)
+        load_strictly(unwrap(runner.model), args.checkpoint, 'student')
+        if args.out and args.out_item != 'metrics':
+            runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+        metrics = runner.test()
     if args.out and args.out_item == 'metrics':
         mmengine.dump(metrics, args.out)
 

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from rsd_mm.utils.launch import (
     add_run_arguments,
     check_data_folders,
-    init_distributed,
+    distributed,
     load_config,
     set_dataloader_defaults,
 )
@@ -64,9 +64,9 @@ def build_config(args: argparse.Namespace) -> Config:
 
 def main() -> None:
     cfg = build_config(parse_args())
-    init_distributed(cfg)
-    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
-    runner.train()
+    with distributed(cfg):
+        runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -2,14 +2,16 @@
 """What the tools share: the arguments that OpenMMLab users know, and how a run is set up."""
 
 import argparse
+import contextlib
 import inspect
 import os
 import os.path as osp
 import tempfile
-from typing import Optional
+from typing import Iterator, Optional
 
 import torch
 import torch.distributed as torch_dist
+from mmengine import dist
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.model import BaseModel
@@ -122,18 +124,37 @@ def check_data_folders(cfg: Config, *fields: str) -> None:
             )
 
 
-def init_distributed(cfg: Config) -> None:
-    """Prepare a run of several processes where mmengine needs help.
+@contextlib.contextmanager
+def distributed(cfg: Config) -> Iterator[None]:
+    """Prepare a run of several processes where mmengine needs help, and end their group after it.
 
     mmengine selects a CUDA device for every process. Without an accelerator it
-    would fail, so the process group is created here, with gloo.
+    would fail, so the process group is created here, with gloo. A group that is
+    still there when the interpreter ends has threads that can abort a process
+    whose work is done; so it is destroyed, but not after an error: that would
+    wait for the other processes instead of telling them.
 
     Raises:
         SystemExit: If more processes were started than there are GPUs, or if
             there is no accelerator and the launcher is not torchrun.
     """
-    if cfg.launcher == 'none':
-        return
+    if cfg.launcher != 'none':
+        _init_distributed(cfg)
+    try:
+        yield
+        dist.barrier()
+    except SystemExit:
+        _destroy_process_group()
+        raise
+    _destroy_process_group()
+
+
+def _destroy_process_group() -> None:
+    if dist.is_distributed():
+        torch_dist.destroy_process_group()
+
+
+def _init_distributed(cfg: Config) -> None:
     if get_device() != 'cpu':
         local_rank, gpus = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
         if cfg.launcher == 'pytorch' and torch.cuda.is_available() and local_rank >= gpus:
