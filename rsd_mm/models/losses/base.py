@@ -14,16 +14,17 @@ def in_full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
 
     The first two arguments of the function are the student's and the teacher's
     tensor. On a CPU a value that is not finite becomes an error that names the side
-    with NaN or inf; on an accelerator that would stall the device, and
-    :class:`~rsd_mm.Distiller` looks one step late.
+    with NaN or inf, unless the function is called with ``check_finite=False``; on an
+    accelerator that would stall the device, and :class:`~rsd_mm.Distiller` looks one
+    step late.
     """
 
     @functools.wraps(function)
-    def wrapped(student: Tensor, teacher: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(student: Tensor, teacher: Tensor, *args: Any, check_finite: bool = True, **kwargs: Any) -> Any:
         dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
         with torch.autocast(student.device.type, enabled=False):
             value = function(student.to(dtype), teacher.to(dtype), *args, **kwargs)
-        if value.device.type == 'cpu' and not torch.isfinite(value):
+        if check_finite and value.device.type == 'cpu' and not torch.isfinite(value):
             for side, tensor in dict(student=student, teacher=teacher).items():
                 bad = int((~torch.isfinite(tensor)).sum())
                 if bad:
@@ -96,6 +97,8 @@ class DistillLoss(nn.Module):
     """
 
     loss_weight: float
+    #: Whether NaN and inf are looked for on a CPU; :class:`HealthHook` does it instead, with more to say.
+    check_finite = True
 
     def __init__(self, loss_weight: float, **options: Any) -> None:
         super().__init__()

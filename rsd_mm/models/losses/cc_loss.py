@@ -49,4 +49,4 @@ class CCLoss(DistillLoss):
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
         """The weighted loss of two ``(B, D)``."""
-        return self.loss_weight * cc_loss(s_feature, t_feature)
+        return self.loss_weight * cc_loss(s_feature, t_feature, check_finite=self.check_finite)

@@ -50,7 +50,8 @@ class CRDMemoryLoss(DistillLoss):
 
     The memory is a buffer, so it is in checkpoints and follows the device. Across
     processes it is the same: each learns the embeddings of all. Negatives come from a
-    random generator of its own, which leaves the run's as it is.
+    random generator of its own, which leaves the run's as it is and whose state is in
+    checkpoints, too.
 
     Args:
         num_samples (int): The size of the training dataset.
@@ -127,6 +128,14 @@ class CRDMemoryLoss(DistillLoss):
         self._learn(u, v, sample_idx, labels)
         return self.loss_weight * value
 
+    def get_extra_state(self) -> Tensor:
+        """How often negatives were drawn, for checkpoints; no buffer, as reading one would stall the device."""
+        return torch.tensor(self._draws)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on where a checkpoint was."""
+        self._draws = int(state)
+
     def _check_indices(self, sample_idx: Tensor, feature: Tensor) -> None:
         if feature.shape[1] != self.channels:
             raise ValueError(
@@ -163,7 +172,9 @@ class CRDMemoryLoss(DistillLoss):
                 dist.all_reduce(mean, 'mean')
                 log_z = (mean * self.num_samples).log()
                 self.normalizers[side] = torch.where(self.normalizers[side].isnan(), log_z, self.normalizers[side])
-        return nce_loss(scores, others, self.normalizers[side].clone(), self.num_samples)
+        return nce_loss(
+            scores, others, self.normalizers[side].clone(), self.num_samples, check_finite=self.check_finite
+        )
 
     @torch.no_grad()
     def _learn(self, u: Tensor, v: Tensor, sample_idx: Tensor, labels: Tensor) -> None:

@@ -70,4 +70,6 @@ class StrongerTeacherLoss(DistillLoss):
 
     def forward(self, logits_S: Tensor, logits_T: Tensor) -> Tensor:
         """The weighted loss of two logits ``(B, C)``."""
-        return self.loss_weight * dist_loss(logits_S, logits_T, self.beta, self.gamma, self.tau)
+        return self.loss_weight * dist_loss(
+            logits_S, logits_T, self.beta, self.gamma, self.tau, check_finite=self.check_finite
+        )

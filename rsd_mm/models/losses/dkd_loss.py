@@ -72,4 +72,6 @@ class DecoupledKDLoss(DistillLoss):
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """The weighted loss of two logits ``(B, C)`` and the targets ``(B,)`` or ``(B, C)``."""
-        return self.loss_weight * dkd_loss(preds_S, preds_T, gt_labels, self.alpha, self.beta, self.tau)
+        return self.loss_weight * dkd_loss(
+            preds_S, preds_T, gt_labels, self.alpha, self.beta, self.tau, check_finite=self.check_finite
+        )

@@ -50,4 +50,4 @@ class HintLoss(DistillLoss):
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
         """The weighted loss of two maps ``(B, C, H, W)``."""
-        return self.loss_weight * hint_loss(s_feature, t_feature)
+        return self.loss_weight * hint_loss(s_feature, t_feature, check_finite=self.check_finite)

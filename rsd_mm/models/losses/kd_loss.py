@@ -51,4 +51,4 @@ class KDLoss(DistillLoss):
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """The weighted loss of two logits ``(B, C)``."""
-        return self.loss_weight * kd_loss(preds_S, preds_T, self.tau)
+        return self.loss_weight * kd_loss(preds_S, preds_T, self.tau, check_finite=self.check_finite)

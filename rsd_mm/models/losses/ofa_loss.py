@@ -56,4 +56,6 @@ class OFALoss(DistillLoss):
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """The weighted loss of two logits ``(B, C)`` and the targets ``(B,)`` or ``(B, C)``."""
-        return self.loss_weight * ofa_loss(preds_S, preds_T, gt_labels, self.eps, self.tau)
+        return self.loss_weight * ofa_loss(
+            preds_S, preds_T, gt_labels, self.eps, self.tau, check_finite=self.check_finite
+        )

@@ -72,4 +72,6 @@ class RKDLoss(DistillLoss):
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
         """The weighted loss of ``(B, D_s)`` and ``(B, D_t)``."""
-        return self.loss_weight * rkd_loss(s_feature, t_feature, self.distance_weight, self.angle_weight)
+        return self.loss_weight * rkd_loss(
+            s_feature, t_feature, self.distance_weight, self.angle_weight, check_finite=self.check_finite
+        )

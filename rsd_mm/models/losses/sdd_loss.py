@@ -63,4 +63,6 @@ class SDDLoss(DistillLoss):
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """The weighted loss of two ``(B, M, C)`` and the targets ``(B,)`` or ``(B, C)``."""
-        return self.loss_weight * sdd_loss(preds_S, preds_T, gt_labels, self.complementary, self.tau)
+        return self.loss_weight * sdd_loss(
+            preds_S, preds_T, gt_labels, self.complementary, self.tau, check_finite=self.check_finite
+        )
