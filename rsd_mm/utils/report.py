@@ -67,14 +67,15 @@ def draw_accuracies(
     size = (9 + 0.4 * len(curves) * many, 4.5 if many else 3.6)
     figure, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(1, 1) if many else (2, 1), sharey=True)
     for label, runs in curves.items():
+        if many and len({tuple(steps) for steps, _ in runs}) == 1:  # the means alone: more lines can't be told apart
+            runs = [(runs[0][0], [statistics.mean(values) for values in zip(*(values for _, values in runs))])]
         for i, (steps, values) in enumerate(runs):
-            marker, alpha = (None, 0.7) if many else ('.', 1.0)
-            left.plot(steps, values, color=colors[label], marker=marker, alpha=alpha, label=None if i else label)
+            left.plot(steps, values, color=colors[label], marker=None if many else '.', label=None if i else label)
     for axes in (left, right):
         if teacher is not None:
             axes.axhline(teacher, color='black', linestyle='--', lw=1, label='teacher')
         axes.grid(alpha=0.3)
-    left.set(xlabel=unit, ylabel='top-1 accuracy (%)')
+    left.set(xlabel=unit + ' (mean of the seeds)' * many, ylabel='top-1 accuracy (%)')
     left.legend(loc='lower right', fontsize=8, ncols=2 if many else 1)
     finals = {label: [values[-1] for _, values in runs] for label, runs in curves.items()}
     lowest = min(min(values) for values in finals.values())
