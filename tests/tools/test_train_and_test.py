@@ -2,13 +2,16 @@
 """The command lines, as a user types them, on digits: train, resume, test, several processes."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pickle
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 import torch
@@ -132,12 +135,13 @@ def test_check_teacher(run_tool, root, teacher, tmp_path):
     """In the distillation it is as good as on its own; on a terminal a bar shows how far it is."""
     found = []
     screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 24, 80, 0, 0))
     option = f'model.teacher.checkpoint={teacher}'
     for command in (
         ('check_teacher.py', RSD, '--work-dir', tmp_path / 'a', '--cfg-options', option),
         ('test.py', 'configs/quickstart/resnet_digits.py', teacher, '--work-dir', tmp_path / 'b'),
     ):
-        out = run_tool(*command, cwd=root, stderr=terminal, env=dict(TQDM_NCOLS='80')).stdout
+        out = run_tool(*command, cwd=root, stderr=terminal).stdout
         found.append(float(re.findall(r'accuracy/top1:? ([\d.]+)', out)[-1]))
     os.close(terminal)
     shown = b''
