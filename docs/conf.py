@@ -27,7 +27,7 @@ napoleon_use_rtype = False
 
 
 def relocate(text: str, folder: Path) -> str:
-    """Links of a page that is read in another folder, or beyond the docs: as they are from here; folders become code."""
+    """Links of a page that is read elsewhere, or beyond the docs, as they are from here; folders become code."""
 
     def link(match: 're.Match[str]') -> str:
         target = (folder / match[2]).resolve()

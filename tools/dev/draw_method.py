@@ -17,13 +17,17 @@ TEACHER, STUDENT, EXTRA, PLAIN = '#dbe7f5', '#fde6cf', '#fdf3c8', '#eeeeee'
 
 def box(axes, x, y, width, text, color, style='-'):
     """A box of height 0.8 around (x, y)."""
-    patch = FancyBboxPatch((x - width / 2, y - 0.4), width, 0.8, boxstyle='round,pad=0.04', fc=color, ec='0.3', ls=style)
+    patch = FancyBboxPatch(
+        (x - width / 2, y - 0.4), width, 0.8, boxstyle='round,pad=0.04', fc=color, ec='0.3', ls=style
+    )
     axes.add_patch(patch)
     axes.text(x, y, text, ha='center', va='center', fontsize=9)
 
 
 def arrow(axes, start, end, text='', style='-', side=0.13):
-    axes.annotate('', end, start, arrowprops=dict(arrowstyle='-|>', color='0.3', lw=1.2, ls=style, shrinkA=0, shrinkB=0))
+    axes.annotate(
+        '', end, start, arrowprops=dict(arrowstyle='-|>', color='0.3', lw=1.2, ls=style, shrinkA=0, shrinkB=0)
+    )
     if text:
         axes.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + side, text, ha='center', va='bottom', fontsize=8.5)
 
