@@ -153,9 +153,9 @@ def test_list_pairs_prints_what_the_page_shows(run_tool):
 def test_the_picture_is_the_one_that_the_tool_draws(run_tool, tmp_path):
     run_tool('dev/draw_method.py', tmp_path / 'method.svg', cwd=ROOT)
     drawn, kept = ((path / 'method.svg').read_text() for path in (tmp_path, ROOT / 'docs/images'))
-    # Without the version of matplotlib, and to the tenth of a point.
-    drawn, kept = (re.findall(r'id="\w+"|[ML] [\d.]+ [\d.]+|#[0-9a-f]{6}', text) for text in (drawn, kept))
-    assert len(kept) > 100
+    # Its parts, their texts and colours; letters are drawn with the fonts that matplotlib finds.
+    drawn, kept = (re.findall(r'id="\w+"|<!-- .* -->|fill: #\w+', text) for text in (drawn, kept))
+    assert '<!-- training only -->' in kept
     assert drawn == kept
 
 
@@ -173,7 +173,7 @@ def test_a_method_of_ones_own_by_the_tools(run_tool, tmp_path):
     work = ['--work-dir', 'work_dirs/quickstart/resnet_digits']
     run_tool('train.py', f'configs/quickstart/{teacher}', *work, *short, **environment)
     out = run_tool('train.py', own, *short, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', **environment).stdout
-    assert re.search(r'loss_cosine: \d.* cosine: ', out)
+    assert re.search(r'loss_cosine: \d.* cosine_similarity: \d', out)
     race = ['--seeds', '1', '--epochs', '1', *short]
     out = run_tool('compare.py', f'configs/quickstart/{pair}', own, *race, **environment).stdout
     assert re.search(r'\| cosine_resnet_to_vit_digits +\| \d', out)
