@@ -126,7 +126,7 @@ def batch():
 def run_tool():
     """Run a script of tools/ as a user would; returns the finished process."""
 
-    def run(*command, cwd, check=True, env=None, timeout=600):
+    def run(*command, cwd, check=True, env=None, timeout=600, stderr=subprocess.STDOUT):
         script, *arguments = map(str, command)
         path = ROOT / 'tools' / script
         starter = [sys.executable] if script.endswith('.py') else []
@@ -139,7 +139,7 @@ def run_tool():
             env=environment,
             timeout=timeout,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             text=True,
         )
         if check:

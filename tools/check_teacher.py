@@ -7,9 +7,13 @@ normalization or image size that do not belong together show before a long run.
 """
 
 import argparse
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from tqdm import tqdm
 
 from rsd_mm.utils.config import unwrap
 from rsd_mm.utils.launch import (
@@ -46,10 +50,25 @@ def build_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+class Progress(Hook):
+    """A bar over the batches, where it can be redrawn."""
+
+    def before_test(self, runner: Runner) -> None:
+        disable = None if is_main_process() else True
+        self.bar = tqdm(total=len(runner.test_dataloader), desc='teacher', unit='batch', disable=disable)
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.bar.update()
+
+    def after_test(self, runner: Runner) -> None:
+        self.bar.close()
+
+
 def main() -> None:
     cfg = build_config(parse_args())
     with distributed(cfg):
         runner = Runner.from_cfg(cfg)
+        runner.register_hook(Progress())
         metrics = runner.test()
     model = unwrap(runner.model)
     shown = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from mmengine.utils import digit_version
 from torch import nn
+from tqdm import tqdm
 
 from rsd_mm.utils.checkpoint import CheckpointError
 from rsd_mm.utils.config import image_side
@@ -47,7 +48,7 @@ def compare(name: str, got: torch.Tensor, expected: torch.Tensor) -> None:
         raise SystemExit(
             f'{name} differs from the model by {error:.1e} of the largest logit; {TOLERANCE:.0e} is allowed.'
         )
-    print(f'{name}: as the model to {error:.0e}')
+    tqdm.write(f'{name}: as the model to {error:.0e}')
 
 
 def example(side: int, batch: int) -> torch.Tensor:
@@ -125,10 +126,11 @@ def main() -> None:
     model = Logits(load_exported(config, weights)).eval()
     with torch.no_grad():
         side = args.side or image_side(cfg)
-        if args.onnx:
-            write_onnx(model, osp.join(folder, f'{args.name}.onnx'), side)
-        if args.pt2:
-            write_pt2(model, osp.join(folder, f'{args.name}.pt2'), side)
+        writers = dict(onnx=write_onnx, pt2=write_pt2)
+        with tqdm([name for name in writers if getattr(args, name)], unit='file', disable=None) as bar:
+            for name in bar:
+                bar.set_description(f'{args.name}.{name}')
+                writers[name](model, osp.join(folder, f'{args.name}.{name}'), side)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,8 @@ default_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook', max_keep_ckpts=3, save_best='auto'),
     # Finds before the first iteration what would end a distillation much later.
     distill_check=dict(type='DistillCheckHook'),
-    # Evaluates a teacher whose accuracy MMPretrain's model index states, and warns if it is off by more than a point.
+    # Evaluates the teacher before the first iteration, and warns if it is off by more than a point where MMPretrain's
+    # model index states its accuracy; and a student that starts from weights.
     teacher_accuracy=dict(type='TeacherAccuracyHook', tolerance=1.0),
     # A resumed run goes on as if it had not been interrupted.
     resume=dict(type='ResumeHook'),

@@ -1,15 +1,19 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 import logging
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
 from rsd_mm import TeacherAccuracyHook
 from rsd_mm.engine.hooks import teacher_accuracy_hook
-from rsd_mm.engine.hooks.teacher_accuracy_hook import _same_dataset
+from rsd_mm.engine.hooks.teacher_accuracy_hook import _same_dataset, _worth_showing
+from rsd_mm.utils import load_strictly
 from rsd_mm.utils.model_index import Published
 
 
@@ -19,9 +23,10 @@ def train(root, tmp_path, save_weights, caplog):
     file = str(root / 'configs' / 'quickstart' / 'resnet_digits.py')
     weights = save_weights(Config.fromfile(file).model)
 
-    def run(name, validate=True, **hook):
+    def run(name, validate=True, student_weights=None, **hook):
         cfg = Config.fromfile(str(root / 'configs' / 'quickstart' / 'resnet_to_vit_digits.py'))
         cfg.model.teacher.checkpoint = weights
+        cfg.model.student.checkpoint = student_weights
         cfg.train_dataloader.dataset.indices = 64
         cfg.train_cfg.update(max_epochs=1, val_interval=1)  # mmengine 0.10.0 skips a last epoch between
         cfg.work_dir, cfg.experiment_name, cfg.randomness = str(tmp_path / name), name, dict(seed=0)
@@ -33,7 +38,7 @@ def train(root, tmp_path, save_weights, caplog):
         with caplog.at_level(logging.INFO, logger=runner.logger.name):
             runner.logger.addHandler(caplog.handler)
             runner.train()
-        texts = [record for record in caplog.records if 'Teacher ' in record.message and 'top-1' in record.message]
+        texts = [record for record in caplog.records if re.match(r'\W*(Teacher|Student)\b.* top-1 ', record.message)]
         return runner, texts
 
     return run
@@ -64,9 +69,49 @@ def test_what_the_model_index_states_is_expected(train, monkeypatch):
     assert '98.00 % stated for net on SklearnDigits' in found.message
     _, found = train('b', enable=False)
     assert not found
-    monkeypatch.setattr(teacher_accuracy_hook, 'published_accuracy', lambda checkpoint: None)
-    _, found = train('c')
+
+
+def test_a_teacher_of_which_nothing_is_known_is_told_without_comparison(train):
+    _, (found,) = train('a')
+    assert found.levelno == logging.INFO
+    assert 0 < accuracy_of(found.message) < 50
+    assert found.message.endswith('; no accuracy is known to compare it with.')
+    _, found = train('b', only_known=True)
     assert not found
+
+
+@pytest.mark.parametrize(
+    ('teacher', 'worth'),
+    [({}, True), (dict(head=dict(type='LinearClsHead', num_classes=7, in_channels=24)), False), (None, False)],
+)
+def test_what_a_teacher_of_other_classes_or_without_weights_predicts_is_no_accuracy(
+    make_distiller, save_weights, swin, teacher, worth
+):
+    cfg = dict(swin(), **teacher or {})
+    weights = dict(allow_random_weights=True) if teacher is None else dict(checkpoint=save_weights(cfg))
+    assert _worth_showing(make_distiller(teacher=dict(cfg, **weights))) is worth
+
+
+def test_a_student_that_starts_from_weights(train, root, save_weights):
+    cfg = Config.fromfile(str(root / 'configs' / 'quickstart' / 'vit_digits.py'))
+    weights = save_weights(cfg.model, 'student.pth')
+    runner, (found,) = train('a', student_weights=weights, only_known=True)
+    assert found.message.startswith(f'Student, weights {weights}: top-1 ')
+    assert found.levelno == logging.INFO
+    # Before the first iteration: it is that of the file, not of the student after it.
+    model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).eval()
+    load_strictly(model, weights, 'student')
+    right = 0
+    with torch.no_grad():
+        for batch in runner.val_dataloader:
+            right += sum(int(sample.pred_label == sample.gt_label) for sample in model.val_step(batch))
+    assert accuracy_of(found.message) == pytest.approx(100 * right / 597, abs=0.01)
+
+
+@pytest.mark.parametrize(('option', 'told'), [(None, 0), (True, 1)])
+def test_a_student_that_starts_at_random_is_evaluated_when_asked_for(train, option, told):
+    _, found = train('a', only_known=True, student=option)
+    assert len(found) == told
 
 
 def test_training_goes_as_without_it(train):

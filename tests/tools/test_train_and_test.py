@@ -1,12 +1,17 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 """The command lines, as a user types them, on digits: train, resume, test, several processes."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pickle
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 import torch
@@ -127,15 +132,24 @@ def test_two_processes_without_a_gpu(train, run_tool, root, tmp_path):
 
 
 def test_check_teacher(run_tool, root, teacher, tmp_path):
-    """In the distillation it is as good as on its own."""
+    """In the distillation it is as good as on its own; on a terminal a bar shows how far it is."""
     found = []
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 24, 80, 0, 0))
     option = f'model.teacher.checkpoint={teacher}'
     for command in (
         ('check_teacher.py', RSD, '--work-dir', tmp_path / 'a', '--cfg-options', option),
         ('test.py', 'configs/quickstart/resnet_digits.py', teacher, '--work-dir', tmp_path / 'b'),
     ):
-        out = run_tool(*command, cwd=root).stdout
+        out = run_tool(*command, cwd=root, stderr=terminal).stdout
         found.append(float(re.findall(r'accuracy/top1:? ([\d.]+)', out)[-1]))
+    os.close(terminal)
+    shown = b''
+    with contextlib.suppress(OSError):  # at the end of what was shown
+        while True:
+            shown += os.read(screen, 4096)
+    os.close(screen)
+    assert re.search(r'teacher: 100%.* 3/3 ', shown.decode())
     assert found[0] == pytest.approx(found[1], abs=0.01)
     done = run_tool('check_teacher.py', 'configs/quickstart/vit_digits.py', cwd=root, check=False)
     assert "'configs/quickstart/vit_digits.py' is not a distillation: its model has no teacher." in done.stdout

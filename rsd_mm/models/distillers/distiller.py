@@ -209,6 +209,8 @@ class Distiller(BaseModel):
             )
         super().__init__(data_preprocessor=model.data_preprocessor, init_cfg=init_cfg)
         self.student = model
+        #: The weights that the student starts from, if any.
+        self.student_checkpoint = reference.checkpoint
         if reference.checkpoint is not None:
             load_strictly(model, reference.checkpoint, 'student')
             model._is_init = True  # mmengine would initialize it again

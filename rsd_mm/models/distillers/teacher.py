@@ -125,8 +125,9 @@ class Teacher(nn.Module):
         reference.model.pop('train_cfg', None)  # batch augmentations, which it gets from the student
         own_preprocessor = reference.model.get('data_preprocessor') is not None
         checkpoint = reference.checkpoint or _take_checkpoint(reference.model)
-        has_weights = checkpoint is not None or reference.model.get('pretrained') is True
-        if not has_weights and not random_weights:
+        #: Whether it is what its package or a checkpoint says, and not random.
+        self.has_weights = checkpoint is not None or reference.model.get('pretrained') is True
+        if not self.has_weights and not random_weights:
             raise ValueError(
                 f'teacher: {reference.origin} has no weights, and a random teacher teaches nothing. Set '
                 "'checkpoint' to a path or URL, or pretrained=True with a cfg_path of MMPretrain, or, for a "
@@ -135,7 +136,7 @@ class Teacher(nn.Module):
         self.model = build_model(reference, 'teacher')
         if checkpoint is not None:
             load_strictly(self.model, checkpoint, 'teacher')
-        elif has_weights and not random_weights:
+        elif self.has_weights and not random_weights:
             _check_timm_classifier(self.model, reference.origin)
         preprocessor = getattr(self.model, 'data_preprocessor', None)
         if not own_preprocessor or preprocessor is None:
@@ -149,7 +150,7 @@ class Teacher(nn.Module):
         #: Where it and its weights come from, for logs and messages.
         self.origin = reference.origin
         self.checkpoint = checkpoint
-        weights = checkpoint or ("its package's" if has_weights else 'RANDOM, as allow_random_weights=True says')
+        weights = checkpoint or ("its package's" if self.has_weights else 'RANDOM, as allow_random_weights=True says')
         print_log(
             f'Teacher: {self.origin}; weights: {weights}; normalization: '
             f'{"its own" if own_preprocessor else "the same as the student"}; input bridge: {self.bridge.extra_repr()}',
