@@ -297,7 +297,7 @@ def data_settings(data: Data, base: str, side: int, normalization: Optional[dict
     if 'val_dataloader' in settings:
         settings['test_dataloader'] = settings['val_dataloader']
     if data.classes < 6:
-        settings['val_evaluator'] = settings['test_evaluator'] = dict(topk=(1,))  # there are no five best of them
+        settings['val_evaluator'] = settings['test_evaluator'] = dict(topk=1)  # there are no five best of them
     return settings
 
 

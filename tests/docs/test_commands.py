@@ -20,7 +20,7 @@ TESTED = {
     r'.*python tools/quickstart.py': (
         'tests/tools/test_quickstart.py::test_prints_a_table_and_writes_a_summary_and_a_picture'
     ),
-    r'(\S*/)?python tools/train.py (CONFIG|configs/\S+)( --(work-dir \S+|resume|no-validate))?': (
+    r'(\S*/)?python tools/train.py (CONFIG|configs/\S+|\w+_teacher.py)( --(work-dir \S+|resume|no-validate))?': (
         f'{RUNS}::test_train_resume_and_test'
     ),
     r'python tools/train.py CONFIG --auto-scale-lr --cfg-options train_dataloader.batch_size=128': (
@@ -46,7 +46,9 @@ TESTED = {
     r'tools/dist_train.sh configs/.*': 'tests/configs/test_configs.py::test_trains_and_validates',
     r'python tools/make_pair.py .* --finetune-teacher': f'{PAIRS}::test_a_teacher_that_is_fine_tuned_first',
     r'python tools/list_pairs.py.*': 'tests/docs/test_commands.py::test_list_pairs_prints_what_the_page_shows',
-    r'python tools/compare.py (CONFIG|PAIR|flowers.py) --methods .*': 'tests/tools/test_compare.py::test_result',
+    r'python tools/compare.py (CONFIG|PAIR|flowers.py|\S+_to_\S+.py) .*--methods .*': (
+        'tests/tools/test_compare.py::test_result'
+    ),
     r'python tools/compare.py CONFIG OTHER_CONFIG': (
         'tests/tools/test_compare.py::test_a_run_that_fails_does_not_end_the_others'
     ),
