@@ -55,7 +55,7 @@ class _Standardize(torch.autograd.Function):
         peak = largest(x.abs().amax(dim=0)).clamp_min(tiny)
         x /= peak
         std = (peak * (total(x.square().sum(dim=0)) / samples).sqrt()).clamp_min(tiny)
-        x *= peak / (std + eps)
+        x = x * (peak / (std + eps))  # not in place: torch.compile would lose the gradient
         ctx.save_for_backward(x, std, std + eps)
         return x
 
