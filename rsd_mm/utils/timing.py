@@ -2,6 +2,8 @@
 """What the benchmarks share: time and memory of functions side by side, the machine, and how results are written."""
 
 import argparse
+import copy
+import functools
 import gc
 import json
 import os
@@ -11,7 +13,13 @@ import tempfile
 import time
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
+import mmengine
+import mmpretrain
 import torch
+from mmengine.optim import build_optim_wrapper
+from mmpretrain.structures import DataSample
+
+from rsd_mm.models.distillers import num_classes
 
 from .report import markdown_table
 
@@ -102,11 +110,32 @@ def peak_memory(function: Callable[[], Any], device: str = 'cpu') -> int:
     return peak
 
 
+def random_batch(model: Any, size: int, side: int, device: str = 'cpu') -> Dict[str, Any]:
+    """Random images and labels for a classifier, as a data loader gives them."""
+    classes = num_classes(model) or 10
+    samples = [DataSample().set_gt_label(i % classes) for i in range(size)]
+    images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, device=device)
+    return dict(inputs=images, data_samples=samples)
+
+
+def training_step(model: Any, optim_wrapper: dict, data: Dict[str, Any], device: str = 'cpu') -> Callable[[], Any]:
+    """A step as mmengine's loops make it, on the same batch at every call.
+
+    Args:
+        model (BaseModel): A plain model or a distiller; moved to the device.
+        optim_wrapper (dict): As in a config.
+        data (Dict[str, Any]): A batch of a data loader.
+        device (str): Where to train. Defaults to ``cpu``.
+    """
+    model.to(device).train()
+    for module in model.modules():
+        if getattr(module, 'check_finite', False) is True:
+            module.check_finite = False  # as HealthHook does
+    return functools.partial(model.train_step, data, build_optim_wrapper(model, copy.deepcopy(optim_wrapper)))
+
+
 def machine(device: str = 'cpu') -> Dict[str, Any]:
     """What a measurement depends on: the device, threads and versions."""
-    import mmengine
-    import mmpretrain
-
     name = platform.processor() or platform.machine()
     if os.path.isfile('/proc/cpuinfo'):
         with open('/proc/cpuinfo', encoding='utf-8') as file:

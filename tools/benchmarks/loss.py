@@ -1,10 +1,15 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""RSDLoss against straightforward forms of the same loss, forward and backward: ``python tools/benchmarks/loss.py``."""
+"""RSDLoss against straightforward forms of the same loss, forward and backward: ``python tools/benchmarks/loss.py``.
+
+Under ``torchrun --nproc_per_node N`` it also measures ``RSDLoss(sync=True)``, over the samples of N processes.
+"""
 
 import argparse
+import os
 from typing import Any, Callable, Dict, Tuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from rsd_mm import RSDLoss
@@ -20,6 +25,7 @@ from rsd_mm.utils.timing import (
 SHAPES = [(64, 768), (128, 768), (128, 1280), (256, 768), (1024, 768), (128, 192)]
 GROWTH = [(batch, dim) for batch in (16, 64, 256, 1024) for dim in (192, 768, 1536, 4096)]
 MASKED, WHOLE, GRAM, OURS = 'masked D x D', 'D x D', 'B x B', 'RSDLoss'
+SYNC = 'RSDLoss(sync=True)'
 
 
 def standardize(x: Tensor) -> Tensor:
@@ -72,11 +78,14 @@ def compare(batch: int, dim: int, args: argparse.Namespace) -> Dict[str, Any]:
     ours = RSDLoss()
     ours.check_finite = False  # HealthHook, which our configs have, turns it off
     forms: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {MASKED: masked, WHOLE: whole, GRAM: gram, OURS: ours}
+    if dist.is_initialized():
+        forms[SYNC] = RSDLoss(sync=True)
     steps = {name: lambda form=form: torch.autograd.grad(form(s, t), s) for name, form in forms.items()}
-    gradients = [step()[0] for step in steps.values()]
+    gradients = [step()[0] for name, step in steps.items() if name != SYNC]
     for gradient in gradients:
         torch.testing.assert_close(gradient, gradients[0], rtol=1e-3, atol=1e-3 * float(gradients[0].abs().max()))
-    seconds = measure(steps, args.rounds, args.device)
+    # Processes that wait for each other have to make equally many calls.
+    seconds = measure(steps, args.rounds, args.device, least=0 if dist.is_initialized() else 0.02)
     memory = {name: peak_memory(step, args.device) for name, step in steps.items()}
     better = min(seconds[WHOLE], seconds[GRAM])
     return dict(
@@ -92,9 +101,18 @@ def compare(batch: int, dim: int, args: argparse.Namespace) -> Dict[str, Any]:
 
 def main() -> None:
     args = parse_args()
+    if 'WORLD_SIZE' in os.environ:
+        dist.init_process_group('nccl' if args.device.startswith('cuda') else 'gloo')
+        if args.device.startswith('cuda'):
+            torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     rows = [compare(batch, dim, args) for batch, dim in args.sizes]
+    if dist.is_initialized():
+        rows = [dict(row, processes=dist.get_world_size()) for row in rows]
+        if dist.get_rank():
+            return
     columns: Dict[str, Tuple[str, str]] = dict(batch=('B', ''), dim=('D', ''))
-    columns.update({f'{name}, ms': (f'{name}, ms', '.2f') for name in (MASKED, WHOLE, GRAM, OURS)})
+    names = [name for name in (MASKED, WHOLE, GRAM, OURS, SYNC) if f'{name}, ms' in rows[0]]
+    columns.update({f'{name}, ms': (f'{name}, ms', '.2f') for name in names})
     columns.update(
         over_masked=(f'{MASKED} / ours', '.1f'),
         over_better=('better of the two others / ours', '.2f'),
