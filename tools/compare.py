@@ -116,40 +116,10 @@ def length(cfg: Config) -> int:
     return cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
 
 
-def with_method(pair: Config, method: str) -> Config:
-    """The pair with another method in the place of its own."""
-    from mmengine.registry import DATASETS, MODELS
-
-    from rsd_mm.utils.config import inferred_options
-
-    cfg = copy.deepcopy(pair)
-    file = Config.fromfile(osp.join(METHODS, f'{method}.py'))
-    # RSD's file is the base of the pairs, so it says `model`.
-    options = file.get('method') or file.model
-    shared = {key: pair.model[key] for key in ('student', 'teacher', 'data_preprocessor') if key in pair.model}
-    cfg.model = dict(copy.deepcopy(dict(options)), **shared)
-    for term in cfg.model.get('terms', {}).values():
-        if MODELS.get(term.loss.type) and inferred_options(dict(term.loss), num_samples=0):
-            term.loss.num_samples = len(DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset)))
-            # Of a small dataset there is no point in drawing more than there are.
-            term.loss.negatives = min(term.loss.negatives, term.loss.num_samples)
-    return cfg
-
-
-def student_alone(pair: Config) -> Config:
-    from rsd_mm.utils import resolve_model
-
-    cfg = copy.deepcopy(pair)
-    preprocessor = cfg.model.get('data_preprocessor', cfg.get('data_preprocessor'))
-    reference = resolve_model(cfg.model.student, 'student', preprocessor)
-    cfg.model = reference.model
-    if reference.checkpoint is not None:
-        cfg.model.init_cfg = dict(type='Pretrained', checkpoint=reference.checkpoint)
-    return cfg
-
-
 def entries_of(args: argparse.Namespace) -> List[Entry]:
     """The models of the race; the first is what the others are compared with."""
+    from rsd_mm.utils.methods import student_alone, with_method
+
     configs = {osp.splitext(osp.basename(path))[0]: read_config(path, args) for path in args.configs}
     if len(configs) < len(args.configs):
         raise SystemExit('Two of the configs have the same name; rename one.')
@@ -158,7 +128,10 @@ def entries_of(args: argparse.Namespace) -> List[Entry]:
         if 'student' not in pair.model:
             raise SystemExit(f'--methods needs the config of a distillation, and {args.configs[0]!r} is not one.')
         names = list(dict.fromkeys(name for name in args.methods if name != ALONE))
-        return [Entry(ALONE, student_alone(pair)), *(Entry(name, with_method(pair, name)) for name in names)]
+        return [
+            Entry(ALONE, student_alone(pair)),
+            *(Entry(name, with_method(pair, osp.join(METHODS, f'{name}.py'))) for name in names),
+        ]
     entries = [Entry(name, cfg) for name, cfg in configs.items()]
     alone = [entry for entry in entries if 'student' not in entry.cfg.model]
     if not alone:
@@ -168,6 +141,8 @@ def entries_of(args: argparse.Namespace) -> List[Entry]:
 
 def differences(entries: List[Entry]) -> List[str]:
     """What is not the same for all, so that the race is not fair in it."""
+    from rsd_mm.utils.methods import student_alone
+
     first = entries[0].cfg
     found = []
     for name, cfg in entries[1:]:

@@ -12,12 +12,11 @@ import os.path as osp
 from glob import glob
 from typing import Any, Dict, List
 
-import torch
-from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from rsd_mm.utils.config import image_side
+from rsd_mm.utils.cost import count_distillation
 from rsd_mm.utils.launch import build_with_random_weights
 
 PAIRS = osp.join(osp.dirname(osp.abspath(__file__)), '..', 'configs', 'rsd', '*.py')
@@ -30,26 +29,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def parameters(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def count(path: str) -> Dict[str, Any]:
     """Parameters and multiply-adds of a pair."""
     cfg = Config.fromfile(path)
     model = build_with_random_weights(cfg).eval()
-    side = image_side(cfg)
-    numbers: Dict[str, Any] = dict(config=osp.splitext(osp.basename(path))[0])
-    sides = dict(student=(model.student, (side, side)), teacher=(model.teacher.model, model.teacher.bridge.size))
-    for name, (network, size) in sides.items():
-        shape = (3, *(size or (side, side)))
-        numbers[f'{name}_params'] = parameters(network)
-        with torch.no_grad():
-            numbers[f'{name}_flops'] = int(
-                get_model_complexity_info(network, shape, show_table=False, show_arch=False)['flops']
-            )
-    numbers['training_only_params'] = parameters(model.terms)
-    return numbers
+    return dict(config=osp.splitext(osp.basename(path))[0], **count_distillation(model, image_side(cfg)))
 
 
 def main() -> None:

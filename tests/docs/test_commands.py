@@ -59,6 +59,10 @@ TESTED = {
     r'python tools/analysis/curves.py .*': 'tests/tools/test_analysis.py::test_curves_of_a_run_that_was_resumed',
     r'python tools/analysis/similarity.py .*': 'tests/tools/test_analysis.py::test_similarity',
     r'python tools/analysis/embedding.py .*': 'tests/tools/test_analysis.py::test_embedding',
+    r'python tools/benchmarks/loss.py': 'tests/tools/test_benchmarks.py::test_loss',
+    r'python tools/benchmarks/step.py': 'tests/tools/test_benchmarks.py::test_step',
+    r'python tools/benchmarks/dataloader.py': 'tests/tools/test_benchmarks.py::test_dataloader',
+    r'python tools/analysis/cost.py .*': 'tests/tools/test_benchmarks.py::test_cost',
     r'python tools/dev/compatibility.py .*': 'tests/tools/test_compatibility.py::test_rows_are_read_and_written_back',
     r'python tools/dev/draw_method.py': 'tests/docs/test_commands.py::test_the_picture_is_the_one_that_the_tool_draws',
     r'pip install -e ".\[mm,docs\]" .* sphinx-build -W docs docs/_build': (
@@ -85,7 +89,8 @@ def commands():
         text = page.read_text()
         for language, block in re.findall(r'```(\w*)\n(.*?)```', text, re.DOTALL):
             if language == 'bash':
-                found.update(dict.fromkeys(filter(None, block.splitlines())))
+                lines = (re.sub(' +# .*', '', line) for line in block.splitlines())
+                found.update(dict.fromkeys(filter(None, lines)))
         text = re.sub(r'```.*?```', '', text, flags=re.DOTALL).replace('\n', ' ')
         found.update(dict.fromkeys(code for code in re.findall(r'`([^`]+)`', text) if re.match(STARTS, code)))
     return list(found)

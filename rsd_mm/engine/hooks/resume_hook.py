@@ -160,7 +160,8 @@ def _flat(value: Any, path: str) -> Iterator[Any]:
         for key, item in value.items():
             if key == 'cfg_path':
                 item = os.path.basename(item)
-            if key not in ('checkpoint', 'pretrained'):  # the teacher's weights themselves are compared
+            # The teacher's weights themselves are compared; how fast it all is may change.
+            if key not in ('checkpoint', 'pretrained', 'compile', 'channels_last'):
                 yield from _flat(item, f'{path}.{key}')
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):

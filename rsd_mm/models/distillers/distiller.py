@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from rsd_mm.utils.checkpoint import keep_keys_where_nested, load_strictly
+from rsd_mm.utils.compile import compile_around, compile_options
 from rsd_mm.utils.config import (
     build_model,
     build_part,
@@ -21,7 +22,7 @@ from rsd_mm.utils.config import (
 from rsd_mm.utils.random_state import keep_random_state
 
 from .taps import Recorder, Tap, num_classes, resolve_tap
-from .teacher import Teacher
+from .teacher import Teacher, check_flag
 
 #: What a loss may ask for beside the two representations, as arguments of its ``forward``.
 ANNOTATIONS = ('gt_labels', 'sample_idx')
@@ -160,6 +161,27 @@ class DistillTerm(BaseModule):
         return {self.name: value, **{f'{stem}_{part}': number for part, number in parts.items()}}
 
 
+class _Late:
+    """Numbers that are copied to the CPU without waiting for their device, to be read when they are there."""
+
+    def __init__(self, values: Tensor) -> None:
+        # torch.cuda.Event and its like; without one, reading waits for all that the device has been given.
+        event = getattr(getattr(torch, values.device.type, None), 'Event', None)
+        self._event = event() if event is not None and values.device.type != 'cpu' else None
+        self._values = values
+        if self._event is not None:
+            self._values = values.to('cpu', non_blocking=True)
+            self._event.record()
+
+    def read(self) -> list:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._values.tolist()
+
+    def __reduce__(self) -> Tuple[Any, ...]:  # an event is neither copied nor pickled
+        return _Late, (torch.tensor(self.read()),)
+
+
 @MODELS.register_module()
 class Distiller(BaseModel):
     """Trains a student with the help of a frozen teacher.
@@ -185,6 +207,12 @@ class Distiller(BaseModel):
         data_preprocessor (dict, optional): The student's data preprocessor, which
             a Runner fills in from the config's own. Defaults to None.
         init_cfg (dict, optional): Of mmengine's ``BaseModule``.
+        channels_last (bool): Images and the student's convolutions in the layout
+            that tensor cores want; the teacher has the same option. Defaults to
+            False.
+        compile (bool | dict): True, or the arguments of ``torch.compile``, for the
+            terms and for all parts of the student in which nothing is read; the
+            teacher has the same option. Defaults to False.
 
     Raises:
         ValueError: If the parts do not fit together. Nothing is left for later.
@@ -199,7 +227,10 @@ class Distiller(BaseModel):
         terms: Dict[str, dict],
         data_preprocessor: Optional[dict] = None,
         init_cfg: Optional[dict] = None,
+        channels_last: bool = False,
+        compile: Union[bool, dict] = False,
     ) -> None:
+        options = compile_options(compile, 'model')
         reference = resolve_model(student, 'student', data_preprocessor)
         model = build_model(reference, 'student')
         if not isinstance(model, BaseModel):
@@ -223,7 +254,14 @@ class Distiller(BaseModel):
             self.terms = ModuleDict({name: self._build_term(name, cfg) for name, cfg in terms.items()})
         self._student_taps = self._taps('student_tap')
         self._teacher_taps = self._taps('teacher_tap')
-        self._unseen_flags: Optional[Tuple[List[str], Tensor]] = None
+        self.channels_last = check_flag(channels_last, 'model', 'channels_last')
+        if channels_last:
+            model.to(memory_format=torch.channels_last)
+        if options:
+            compile_around(model, [source for tap in self._student_taps for source in tap.sources], options)
+            for term in self.terms.values():
+                term.compile(**options)
+        self._unseen: Optional[Tuple[List[str], _Late]] = None
         #: Is shown what was read of both sides, by name, in place of the check for NaN and inf. Set by HealthHook.
         self.observe: Optional[Callable[[Dict[str, Tensor]], None]] = None
 
@@ -273,6 +311,8 @@ class Distiller(BaseModel):
             under its name, and each term's parts, which are logged and not added
             to the total. Otherwise what the student returns.
         """
+        if self.channels_last and isinstance(inputs, Tensor):
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
         if mode == 'loss':
             return self.loss(inputs, data_samples, **kwargs)
         return self.student(inputs, data_samples, mode=mode, **kwargs)
@@ -342,14 +382,12 @@ class Distiller(BaseModel):
 
     def _check_finite(self, features: Dict[str, Tensor]) -> None:
         flags = torch.stack([torch.isfinite(feature.detach()).all() for feature in features.values()])
-        current = list(features), flags
-        due: Optional[Tuple[List[str], Tensor]] = current
+        due: Optional[Tuple[List[str], _Late]] = (list(features), _Late(flags))
         if flags.device.type != 'cpu':
-            # Reading them now would wait for the device; by the next step they are there.
-            due, self._unseen_flags = self._unseen_flags, current
+            due, self._unseen = self._unseen, due
         if due is None:
             return
-        for name, finite in zip(due[0], due[1].tolist()):
+        for name, finite in zip(due[0], due[1].read()):
             if not finite:
                 raise ValueError(
                     f"The {name} holds NaN or inf. If it is the student's, lower the learning rate or the "

@@ -19,6 +19,8 @@ _OPTIONS = (
     'terms',
     'data_preprocessor',
     'init_cfg',
+    'channels_last',
+    'compile',
 )
 
 
@@ -51,6 +53,8 @@ class RSDDistiller(Distiller):
         terms (Dict[str, dict], optional): Further terms, see :class:`Distiller`.
         data_preprocessor (dict, optional): See :class:`Distiller`.
         init_cfg (dict, optional): See :class:`Distiller`.
+        channels_last (bool): See :class:`Distiller`. Defaults to False.
+        compile (bool | dict): See :class:`Distiller`. Defaults to False.
 
     Raises:
         ValueError: See :class:`Distiller`; also for an option that does not exist.
@@ -74,6 +78,8 @@ class RSDDistiller(Distiller):
         terms: Optional[Dict[str, dict]] = None,
         data_preprocessor: Optional[dict] = None,
         init_cfg: Optional[dict] = None,
+        channels_last: bool = False,
+        compile: Union[bool, dict] = False,
         **unknown: Any,
     ) -> None:
         for option in unknown:
@@ -89,4 +95,6 @@ class RSDDistiller(Distiller):
             terms={'loss_rsd': rsd, **(terms or {})},
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
+            channels_last=channels_last,
+            compile=compile,
         )

@@ -1,7 +1,8 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 """The teacher: images in, detached representations out."""
 
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+import contextlib
+from typing import Any, ContextManager, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +10,13 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from rsd_mm.utils.checkpoint import load_strictly
+from rsd_mm.utils.compile import compile_around, compile_options
 from rsd_mm.utils.config import build_model, resolve_model
 
 from .taps import Recorder, Tap, num_classes, resolve_tap
+
+#: What a teacher may compute in, whatever its student does.
+PRECISIONS = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 
 
 class InputBridge(nn.Module):
@@ -102,6 +107,12 @@ class Teacher(nn.Module):
             student's does; a teacher of another config file sees what that file's
             own images and preprocessor make (BGR for MMPretrain's RegNet and
             MobileViT, RGB for nearly all others), and the student RGB.
+            For speed, see docs/performance.md: ``precision``, ``'bfloat16'``,
+            ``'float16'`` or ``'float32'``, in which it computes by autocast
+            whatever the student trains in (default None, as the student);
+            ``channels_last`` (default False), its layout of images and
+            convolutions; ``compile``, True or the arguments of ``torch.compile``,
+            for all of its parts in which nothing is read (default False).
         student_preprocessor (nn.Module): The student's data preprocessor, whose
             normalization is bridged. A teacher whose config has none is taken to
             be normalized like the student.
@@ -121,6 +132,16 @@ class Teacher(nn.Module):
         flip = cfg.pop('flip_channels', None)
         if flip not in (None, True, False):
             raise ValueError(f'teacher: flip_channels is True, False or None (told by the config), received {flip!r}.')
+        self.precision = cfg.pop('precision', None)
+        if self.precision not in (None, *PRECISIONS):
+            raise ValueError(
+                f"teacher: precision is one of {', '.join(map(repr, PRECISIONS))}, or None for the student's, received "
+                f'{self.precision!r}.'
+            )
+        self.channels_last = check_flag(cfg.pop('channels_last', False), 'teacher', 'channels_last')
+        self._compile = compile_options(cfg.pop('compile', False), 'teacher')
+        self._compiled: Optional[List[str]] = None
+        self._sources: Dict[str, None] = {}
         reference = resolve_model(cfg, 'teacher')
         reference.model.pop('train_cfg', None)  # batch augmentations, which it gets from the student
         own_preprocessor = reference.model.get('data_preprocessor') is not None
@@ -147,19 +168,35 @@ class Teacher(nn.Module):
         self.bridge = InputBridge(student_preprocessor, preprocessor, size, flip)
         self.requires_grad_(False)
         self.train(False)
+        if self.channels_last:
+            network: Any = self.model
+            network.to(memory_format=torch.channels_last)
         #: Where it and its weights come from, for logs and messages.
         self.origin = reference.origin
         self.checkpoint = checkpoint
         weights = checkpoint or ("its package's" if self.has_weights else 'RANDOM, as allow_random_weights=True says')
         print_log(
             f'Teacher: {self.origin}; weights: {weights}; normalization: '
-            f'{"its own" if own_preprocessor else "the same as the student"}; input bridge: {self.bridge.extra_repr()}',
+            f'{"its own" if own_preprocessor else "the same as the student"}; input bridge: {self.bridge.extra_repr()}'
+            f'; precision: {self.precision or "the same as the student"}',
             logger='current',
         )
 
     def tap(self, spec: Union[str, dict]) -> Tap:
-        """Find the place in the teacher that a tap of a config names."""
-        return resolve_tap(self.model, spec, 'teacher')
+        """Find the place in the teacher that a tap of a config names.
+
+        Raises:
+            ValueError: If there is no such place, or if it lies within a part that is compiled already.
+        """
+        tap = resolve_tap(self.model, spec, 'teacher')
+        self._sources.update(dict.fromkeys(tap.sources))
+        for part in self._compiled or ():
+            if any(source.startswith(f'{part}.') for source in tap.sources):
+                raise ValueError(
+                    f'teacher: {tap} lies within {part!r}, which is compiled and has run without being read there. '
+                    'Leave out compile.'
+                )
+        return tap
 
     @torch.no_grad()
     def forward(self, images: Tensor, taps: Sequence[Tap]) -> Dict[Tap, Tensor]:
@@ -170,13 +207,26 @@ class Teacher(nn.Module):
             taps (Sequence[Tap]): What to read, from :meth:`tap`.
 
         Returns:
-            Dict[Tap, Tensor]: What was read, without gradient.
+            Dict[Tap, Tensor]: What was read, without gradient, in the precision in
+            which the teacher's modules give it.
         """
         if self.bridge.scale.device != images.device:
             self.to(images.device)
-        with Recorder(self.model, taps, 'teacher') as record:
-            self.model(self.bridge(images))
-        return {tap: record[tap].detach() for tap in taps}
+        if self._compile and self._compiled is None:
+            self._compiled = compile_around(self.model, self._sources, self._compile)
+        images = self.bridge(images)
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self._autocast(images.device.type):
+            with Recorder(self.model, taps, 'teacher') as record:
+                self.model(images)
+            return {tap: record[tap].detach() for tap in taps}
+
+    def _autocast(self, device: str) -> ContextManager[Any]:
+        if self.precision is None:
+            return contextlib.nullcontext()
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(device, dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32)
 
     def train(self, mode: bool = True) -> 'Teacher':
         """Stay in eval mode."""
@@ -184,6 +234,13 @@ class Teacher(nn.Module):
 
     def __deepcopy__(self, memo: dict) -> 'Teacher':
         return self
+
+
+def check_flag(value: Any, role: str, option: str) -> bool:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ValueError(f'{role}: {option} is True or False, received {value!r}.')
+    return value
 
 
 def _take_checkpoint(model: Dict[str, Any]) -> Optional[str]:

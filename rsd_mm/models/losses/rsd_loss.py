@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.nn.functional import all_reduce
 
 
@@ -32,18 +33,42 @@ def standardize(feature: Tensor, eps: float = 1e-5, count: Optional[int] = None)
     Returns:
         Tensor: Shape ``(B, D)``.
     """
-    total, largest = (_total, _largest) if count is not None else (_own, _own)
-    count = count or len(feature)
-    tiny = torch.finfo(feature.dtype).tiny
-    # Subtracting a constant leaves the result as it is, and makes a constant column exactly zero
-    # whatever its magnitude; the mean alone leaves a rounding error that may exceed eps.
-    x = feature - largest(feature[0].detach())
-    x = x - total(x.sum(dim=0)) / count
-    # Squares of large values overflow, so they are taken of x / max|x|; their sum is zero for a constant
-    # column and at least one for any other. A square root has no gradient at zero, hence the bound.
-    peak = largest(x.detach().abs().amax(dim=0)).clamp_min(tiny)
-    std = peak * (total((x / peak).square().sum(dim=0)).clamp_min(tiny) / count).sqrt()
-    return x / (std + eps)
+    return _Standardize.apply(feature, eps, count)
+
+
+class _Standardize(torch.autograd.Function):
+    # y = x / (std + eps), with x the centered feature. Its gradient from that of y, g, with the means over the batch:
+    # (g - mean(g)) / (std + eps) - y mean(g y) / std. Written out, since it is a third of the passes over the feature
+    # that differentiating the forward step by step makes.
+
+    @staticmethod
+    def forward(ctx: Any, feature: Tensor, eps: float, count: Optional[int]) -> Tensor:
+        total, largest = (_total, _largest) if count is not None else (_own, _own)
+        ctx.count = count
+        samples, tiny = count or len(feature), torch.finfo(feature.dtype).tiny
+        # Subtracting a constant leaves the result as it is, and makes a constant column exactly zero
+        # whatever its magnitude; the mean alone leaves a rounding error that may exceed eps.
+        x = feature - largest(feature[0])
+        x -= total(x.sum(dim=0)) / samples
+        # Squares of large values overflow, so they are taken of x / max|x|; their sum is zero for a constant
+        # column and at least one for any other.
+        peak = largest(x.abs().amax(dim=0)).clamp_min(tiny)
+        x /= peak
+        std = (peak * (total(x.square().sum(dim=0)) / samples).sqrt()).clamp_min(tiny)
+        x = x * (peak / (std + eps))  # not in place: torch.compile would lose the gradient
+        ctx.save_for_backward(x, std, std + eps)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, None, None]:
+        total = _total if ctx.count is not None else _own
+        y, std, divisor = ctx.saved_tensors
+        samples = ctx.count or len(y)
+        x = gradient / divisor
+        x -= total(x.sum(dim=0)) / samples
+        x.addcmul_(y, total((gradient * y).sum(dim=0)) / samples / std, value=-1)
+        return x, None, None
 
 
 def rsd_loss_parts(
@@ -104,24 +129,46 @@ def rsd_loss_parts(
                 s, t = _gather(s, sizes), _gather(t, sizes)
             else:
                 count = sum(sizes)
-        invariance, decorrelation = _parts(standardize(s, eps, count), standardize(t, eps, count), count)
+        invariance, decorrelation = _Parts.apply(standardize(s, eps, count), standardize(t, eps, count), count)
     if check_finite and s.device.type == 'cpu' and not torch.isfinite(invariance + decorrelation):
         _report_non_finite(s_feature=s_feature, t_feature=t_feature)
     return invariance, decorrelation
 
 
-def _parts(a: Tensor, b: Tensor, count: Optional[int]) -> Tuple[Tensor, Tensor]:
-    batch, dim = a.shape
-    if count is None and _batch_form_is_cheaper(batch, dim):
-        diagonal = (a * b).sum(dim=0) / batch
-        decorrelation = (a * (b @ b.T @ a)).sum() / batch**2 - diagonal.square().sum()
-    else:
-        correlation = b.T @ a / (count or batch)
-        if count is not None:
-            correlation = _total(correlation)
-        diagonal = correlation.diagonal()
-        decorrelation = (correlation - torch.diag(diagonal)).square().sum()
-    return (diagonal - 1).square().sum(), decorrelation
+class _Parts(torch.autograd.Function):
+    # Both forms keep what the gradient needs: by the student's a it is b P' with P' = 2 (P_ii - 1) on the diagonal and
+    # 2 P_ij beside it, and of sum_ij P_ij^2 alone 2 (b b^T) a / B^2, which the forward has computed already.
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, count: Optional[int]) -> Tuple[Tensor, Tensor]:
+        ctx.count, ctx.by_batch = count, count is None and _batch_form_is_cheaper(*a.shape)
+        if ctx.by_batch:
+            matrix = b @ b.T @ a / len(a) ** 2
+            diagonal = (a * b).sum(dim=0) / len(a)
+            decorrelation = (a * matrix).sum() - diagonal.square().sum()
+        else:
+            matrix = b.T @ a / (count or len(a))
+            if count is not None:
+                matrix = _total(matrix)
+            diagonal = matrix.diagonal().clone()
+            decorrelation = matrix.fill_diagonal_(0).square().sum()
+        ctx.save_for_backward(b, matrix, diagonal)
+        return (diagonal - 1).square().sum(), decorrelation
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, invariance: Tensor, decorrelation: Tensor) -> Tuple[Tensor, None, None]:
+        b, matrix, diagonal = ctx.saved_tensors
+        if ctx.count is not None:  # each process's loss depends on the features of all
+            invariance, decorrelation = _total(torch.stack([invariance, decorrelation])).unbind()
+        on_diagonal = 2 * invariance * (diagonal - 1)
+        if ctx.by_batch:
+            scale = (on_diagonal - 2 * decorrelation * diagonal) / len(b)
+            return torch.addcmul(matrix * (2 * decorrelation), b, scale), None, None
+        outer = matrix * (2 * decorrelation)
+        outer.diagonal().copy_(on_diagonal)
+        with torch.autocast(b.device.type, enabled=False):
+            return b @ outer / (ctx.count or len(b)), None, None
 
 
 def rsd_loss(
@@ -214,16 +261,15 @@ class RSDLoss(nn.Module):
 
 
 def _batch_form_is_cheaper(batch: int, dim: int) -> bool:
-    # Multiplications, forward and backward: 3 B^2 D against 2 B D^2, and the D x D form also passes over
-    # its D^2 numbers several times. Measured on a CPU at D = 768, the two meet near B = 5/6 D.
-    return 6 * batch < 5 * dim
+    # Multiplications, forward and backward: 2 B^2 D against 2 B D^2.
+    return batch < dim
 
 
 def _features_are_less(count: int, dim: int) -> bool:
     # Numbers that a process sends and receives, forward and backward: three sums over the processes of N x D
-    # (two features, one gradient), or two of D x D. Gathered, each also computes with the whole batch; where
-    # 3 N < 2 D that is at most 4/3 D^3 multiplications, and less than what is communicated costs.
-    return 3 * count < 2 * dim
+    # (two features, one gradient), or one of D x D. Gathered, each also computes with the whole batch; where
+    # 3 N < D that is at most 4/9 D^3 multiplications, and less than what is communicated costs.
+    return 3 * count < dim
 
 
 def _own(x: Tensor) -> Tensor:
@@ -231,9 +277,7 @@ def _own(x: Tensor) -> Tensor:
 
 
 def _total(x: Tensor) -> Tensor:
-    # Its gradient is summed over the processes as well. A plain all_reduce would leave out what this
-    # process's samples do to the loss of the others.
-    return all_reduce(x) if x.requires_grad else _reduce(x, dist.ReduceOp.SUM)
+    return _reduce(x, dist.ReduceOp.SUM)
 
 
 def _largest(x: Tensor) -> Tensor:
@@ -256,7 +300,10 @@ def _batch_sizes(feature: Tensor) -> List[int]:
 def _gather(feature: Tensor, sizes: List[int]) -> Tensor:
     """The features of all processes, ``(N, D)``, as a sum of their own rows, zeros elsewhere."""
     before = sum(sizes[: dist.get_rank()])
-    return _total(F.pad(feature, (0, 0, before, sum(sizes) - before - len(feature))))
+    # Its gradient is summed over the processes as well. A plain all_reduce would leave out what this
+    # process's samples do to the loss of the others.
+    total = all_reduce if feature.requires_grad else _total
+    return total(F.pad(feature, (0, 0, before, sum(sizes) - before - len(feature))))
 
 
 def _check_features(s_feature: Tensor, t_feature: Tensor) -> None:

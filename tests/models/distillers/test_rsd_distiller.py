@@ -2,6 +2,7 @@
 import copy
 import pickle
 import re
+from unittest import mock
 
 import pytest
 import torch
@@ -381,8 +382,9 @@ class TestBadBatches:
         ):
             distiller(*batch(), mode='loss')
 
-    def test_on_an_accelerator_the_report_comes_one_step_late(self, make_distiller):
+    def test_on_an_accelerator_the_report_comes_one_step_late(self, make_distiller, monkeypatch):
         """Deferred flags, as on an accelerator, with a CPU tensor that claims to be elsewhere."""
+        monkeypatch.setattr(torch.cuda, 'Event', mock.Mock())
         distiller = make_distiller()
 
         class Elsewhere(torch.Tensor):

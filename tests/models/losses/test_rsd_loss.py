@@ -11,6 +11,7 @@ from mmengine.utils import digit_version
 
 from rsd_mm import RSDLoss, rsd_loss, rsd_loss_parts
 from rsd_mm.models.losses import standardize
+from rsd_mm.utils.timing import peak_memory
 
 module = sys.modules['rsd_mm.models.losses.rsd_loss']
 
@@ -315,3 +316,19 @@ def test_any_finite_input_gives_a_finite_value_and_gradient(batch, dim, seed, ex
     value, gradient = value_and_gradient(rsd_loss, s, t)
     assert torch.isfinite(value)
     assert torch.isfinite(gradient).all()
+
+
+def test_second_derivatives_are_refused():
+    """The gradient is written out, so that of the gradient would be wrong."""
+    s, t = features(6, 10)
+    (gradient,) = torch.autograd.grad(rsd_loss(s.requires_grad_(), t), s, create_graph=True)
+    with pytest.raises(RuntimeError, match='does not require grad'):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize('shape', [(64, 512), (512, 64), (128, 128)])
+def test_peak_memory_is_that_of_a_few_features(shape):
+    s, t = features(*shape, torch.float32)
+    s.requires_grad_()
+    numbers = shape[0] * shape[1] + min(shape) ** 2
+    assert peak_memory(lambda: rsd_loss(s, t).backward()) < 6 * 4 * numbers

@@ -1,0 +1,179 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""What the benchmarks share: time and memory of functions side by side, the machine, and how results are written."""
+
+import argparse
+import copy
+import functools
+import gc
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+import mmengine
+import mmpretrain
+import torch
+from mmengine.optim import build_optim_wrapper
+from mmpretrain.structures import DataSample
+
+from rsd_mm.models.distillers import num_classes
+
+from .report import markdown_table
+
+
+def add_benchmark_arguments(parser: argparse.ArgumentParser, out: str) -> None:
+    """Add the arguments that all benchmarks have."""
+    parser.add_argument('--quick', action='store_true', help='the smallest sizes, in a minute on a CPU')
+    parser.add_argument('--rounds', type=int, default=7, help='measurements of each, of which the median counts')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--threads', type=int, help="torch's threads on the CPU (default: torch's)")
+    parser.add_argument('-o', '--out', default=out, help=f'the results as JSON (default: {out})')
+
+
+def parse_benchmark_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse them, and set the threads."""
+    args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f'--rounds is at least 1, received {args.rounds}.')
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        parser.error(f'--device {args.device}: no GPU is visible. There is: cpu.')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return args
+
+
+def measure(
+    functions: Dict[str, Callable[[], Any]], rounds: int = 7, device: str = 'cpu', least: float = 0.02
+) -> Dict[str, float]:
+    """Time functions side by side.
+
+    Each is called a few times to warm up. Then every round times every function once, so that what the machine does
+    beside it meets all of them, for as many calls as take ``least`` seconds. An accelerator is waited for.
+
+    Args:
+        functions (Dict[str, Callable]): The functions by name.
+        rounds (int): Measurements of each. Defaults to 7.
+        device (str): Where they compute. Defaults to ``cpu``.
+        least (float): Seconds of a measurement, at least one call. Defaults to 0.02.
+
+    Returns:
+        Dict[str, float]: The median seconds of a call.
+    """
+
+    def seconds(function: Callable[[], Any], calls: int) -> float:
+        _synchronize(device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        _synchronize(device)
+        return (time.perf_counter() - start) / calls
+
+    calls = {}
+    for name, function in functions.items():
+        seconds(function, 2)
+        calls[name] = max(1, round(least / seconds(function, 1)))
+    found: Dict[str, List[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            gc.collect()
+            found[name].append(seconds(function, calls[name]))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def peak_memory(function: Callable[[], Any], device: str = 'cpu') -> int:
+    """The most bytes that a call has allocated at a time, beyond what was there before it.
+
+    On a GPU from torch's allocator, on a CPU from every allocation that torch's profiler sees.
+    """
+    gc.collect()
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'trace.json')
+        profile.export_chrome_trace(path)
+        with open(path, encoding='utf-8') as file:
+            events = [event for event in json.load(file)['traceEvents'] if event.get('name') == '[memory]']
+    allocated = peak = 0
+    for event in sorted(events, key=lambda event: event['ts']):
+        allocated += event['args']['Bytes']
+        peak = max(peak, allocated)
+    return peak
+
+
+def random_batch(model: Any, size: int, side: int, device: str = 'cpu') -> Dict[str, Any]:
+    """Random images and labels for a classifier, as a data loader gives them."""
+    classes = num_classes(model) or 10
+    samples = [DataSample().set_gt_label(i % classes) for i in range(size)]
+    images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, device=device)
+    return dict(inputs=images, data_samples=samples)
+
+
+def training_step(model: Any, optim_wrapper: dict, data: Dict[str, Any], device: str = 'cpu') -> Callable[[], Any]:
+    """A step as mmengine's loops make it, on the same batch at every call.
+
+    Args:
+        model (BaseModel): A plain model or a distiller; moved to the device.
+        optim_wrapper (dict): As in a config.
+        data (Dict[str, Any]): A batch of a data loader.
+        device (str): Where to train. Defaults to ``cpu``.
+    """
+    model.to(device).train()
+    for module in model.modules():
+        if getattr(module, 'check_finite', False) is True:
+            module.check_finite = False  # as HealthHook does
+    return functools.partial(model.train_step, data, build_optim_wrapper(model, copy.deepcopy(optim_wrapper)))
+
+
+def machine(device: str = 'cpu') -> Dict[str, Any]:
+    """What a measurement depends on: the device, threads and versions."""
+    name = platform.processor() or platform.machine()
+    if os.path.isfile('/proc/cpuinfo'):
+        with open('/proc/cpuinfo', encoding='utf-8') as file:
+            name = next((line.split(':')[1].strip() for line in file if line.startswith('model name')), name)
+    gpu = torch.cuda.get_device_name(device) if device.startswith('cuda') else None
+    return dict(
+        device=gpu or name,
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        mmengine=mmengine.__version__,
+        mmpretrain=mmpretrain.__version__,
+        python=platform.python_version(),
+    )
+
+
+def report(out: str, device: str, columns: Dict[str, Tuple[str, str]], rows: Sequence[Dict[str, Any]]) -> None:
+    """Print rows as a Markdown table, and write them as JSON together with the machine.
+
+    Args:
+        out (str): The JSON file.
+        device (str): Where it was measured.
+        columns (Dict[str, Tuple[str, str]]): Of the keys of a row that are shown, the heading and the format.
+        rows (Sequence[Dict[str, Any]]): The results; a value that is None or left out is an empty cell.
+    """
+    about = machine(device)
+    print(', '.join(f'{key} {value}' for key, value in about.items()), end='\n\n')
+    cells = [
+        ['' if row.get(key) is None else format(row[key], form) for key, (_, form) in columns.items()] for row in rows
+    ]
+    print(markdown_table([heading for heading, _ in columns.values()], cells))
+    if os.path.dirname(out):
+        os.makedirs(os.path.dirname(out), exist_ok=True)
+    with open(out, 'w', encoding='utf-8') as file:
+        json.dump(dict(machine=about, rows=list(rows)), file, indent=2)
+    print(f'\nWritten: {out}')
+
+
+def _synchronize(device: str) -> None:
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize(device)

@@ -1,0 +1,135 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
+"""A training step: plain, the teacher's forward, distilled, with every option: ``python tools/benchmarks/step.py``."""
+
+import argparse
+import copy
+import logging
+import os.path as osp
+from typing import Any, Callable, Dict, List, Tuple
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+from rsd_mm.utils.config import image_side
+from rsd_mm.utils.cost import count_parameters
+from rsd_mm.utils.launch import build_with_random_weights, read_config
+from rsd_mm.utils.methods import student_alone
+from rsd_mm.utils.timing import (
+    add_benchmark_arguments,
+    measure,
+    parse_benchmark_arguments,
+    peak_memory,
+    random_batch,
+    report,
+    training_step,
+)
+
+CONFIGS = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..', 'configs')
+FLAGSHIP = osp.join(CONFIGS, 'rsd', 'swin-t_to_mobilenetv2_in1k.py')
+SMALL = osp.join(CONFIGS, 'quickstart', 'resnet_to_vit_digits.py')
+#: What can be switched on in a config, by what it is called in the tables.
+OPTIONS: Dict[str, Dict[str, Any]] = {
+    'teacher in bfloat16': {'model.teacher.precision': 'bfloat16'},
+    'teacher in float16': {'model.teacher.precision': 'float16'},
+    'teacher channels-last': {'model.teacher.channels_last': True},
+    'student channels-last': {'model.channels_last': True},
+    'teacher compiled': {'model.teacher.compile': True},
+    'student and loss compiled': {'model.compile': True},
+    'fused optimizer': {'optim_wrapper.optimizer.fused': True},
+    'checkpointed student': {'model.student.backbone.with_cp': True},
+}
+PLAIN, TEACHER, DISTILLED = 'plain student', "teacher's forward", 'distilled'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Time and memory of a training step with random images and weights')
+    parser.add_argument('config', nargs='?', help='config of a distillation (default: Swin-T to MobileNetV2)')
+    parser.add_argument('--batches', type=int, nargs='+', help='default: 16 on a CPU, 64 and 256 on a GPU')
+    parser.add_argument(
+        '--options', nargs='*', help=f'default: all but compilation and half precision; known: {", ".join(OPTIONS)}'
+    )
+    parser.add_argument('--amp', choices=['float16', 'bfloat16'], help="AmpOptimWrapper's dtype; needs an accelerator")
+    add_benchmark_arguments(parser, 'work_dirs/benchmarks/step.json')
+    args = parse_benchmark_arguments(parser)
+    args.config = args.config or (SMALL if args.quick else FLAGSHIP)
+    args.batches = args.batches or ([16] if args.quick or args.device == 'cpu' else [64, 256])
+    if args.options is None:
+        args.options = [name for name in OPTIONS if 'compiled' not in name and 'float' not in name]
+    for name in args.options:
+        if name not in OPTIONS:
+            parser.error(f'--options: there is no {name!r}. There are: {", ".join(map(repr, OPTIONS))}.')
+    if args.amp and args.device == 'cpu':
+        parser.error("--amp: mmengine's AmpOptimWrapper needs an accelerator.")
+    return args
+
+
+def steps(cfg: Config, batch: int, args: argparse.Namespace) -> Tuple[Dict[str, Callable[[], Any]], int]:
+    """What is timed, by name, and the bytes of the teacher's weights."""
+    torch.manual_seed(0)
+    plain = MODELS.build(student_alone(cfg).model)
+    data = random_batch(plain, batch, image_side(cfg), args.device)
+    distiller = build_with_random_weights(copy.deepcopy(cfg))
+
+    def step_of(model: Any, cfg: Config) -> Callable[[], Any]:
+        amp = dict(type='AmpOptimWrapper', dtype=args.amp, loss_scale='dynamic') if args.amp else {}
+        return training_step(model, {**cfg.optim_wrapper, **amp}, data, args.device)
+
+    found = {PLAIN: step_of(plain, cfg), TEACHER: lambda: None, DISTILLED: step_of(distiller, cfg)}
+    images = distiller.data_preprocessor(copy.deepcopy(data), True)['inputs']
+    dtype = getattr(torch, args.amp) if args.amp else None
+
+    def look() -> None:
+        with torch.autocast(torch.device(args.device).type, dtype, enabled=dtype is not None):
+            distiller.teacher(images, distiller._teacher_taps)
+
+    found[TEACHER] = look
+    for name in args.options:
+        changed = copy.deepcopy(cfg)
+        changed.merge_from_dict(OPTIONS[name])
+        try:
+            found[name] = step_of(build_with_random_weights(changed), changed)
+        except ValueError as error:
+            print(f'{name}: left out, since {error}')
+    return found, 4 * count_parameters(distiller.teacher.model)
+
+
+def compare(cfg: Config, batch: int, args: argparse.Namespace) -> List[Dict[str, Any]]:
+    functions, weights = steps(cfg, batch, args)
+    seconds = measure(functions, args.rounds, args.device)
+    memory = {name: peak_memory(function, args.device) for name, function in functions.items()}
+    plain, taught = seconds[PLAIN], seconds[PLAIN] + seconds[TEACHER]
+    return [
+        dict(
+            batch=batch,
+            step=name,
+            ms=1e3 * seconds[name],
+            images_per_second=batch / seconds[name],
+            over_plain=seconds[name] / plain,
+            over_sum=None if name in (PLAIN, TEACHER) else seconds[name] / taught,
+            peak_mb=memory[name] / 2**20,
+            teacher_weights_mb=weights / 2**20,
+        )
+        for name in functions
+    ]
+
+
+def main() -> None:
+    args = parse_args()
+    logging.disable(logging.WARNING)  # building tells of random weights
+    cfg = read_config(args.config)
+    rows = [row for batch in args.batches for row in compare(cfg, batch, args)]
+    columns = dict(
+        batch=('batch', ''),
+        step=('step', ''),
+        ms=('ms', '.1f'),
+        images_per_second=('images/s', '.1f'),
+        over_plain=('/ plain', '.3f'),
+        over_sum=('/ (plain + teacher)', '.3f'),
+        peak_mb=('peak of a step beyond the weights, MB', '.0f'),
+    )
+    report(args.out, args.device, columns, rows)
+
+
+if __name__ == '__main__':
+    main()
