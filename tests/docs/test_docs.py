@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 from mmengine.config import Config
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 import rsd_mm
+from rsd_mm.models.distillers.teacher import Teacher
 from rsd_mm.utils.config import REFERENCE_OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,9 +93,15 @@ def test_options_of_the_pages_exist(key, pair):
     if path == ['randomness']:
         taken |= set(inspect.signature(Runner.set_randomness).parameters)
     elif path == ['model', 'teacher']:
-        taken |= set(REFERENCE_OPTIONS)
+        taken |= {*REFERENCE_OPTIONS, *re.findall(r"cfg\.pop\('(\w+)'", inspect.getsource(Teacher))}
     elif path == ['model', 'loss']:
         taken |= set(inspect.signature(rsd_mm.RSDLoss).parameters)
+    elif path == ['model']:
+        taken |= set(inspect.signature(rsd_mm.RSDDistiller).parameters)
+    elif path == ['model', 'student', 'backbone']:
+        taken |= set(inspect.signature(MODELS.get('mmpretrain.MobileNetV2')).parameters)
+    elif path == ['train_dataloader']:
+        taken |= set(inspect.signature(DataLoader).parameters)
     elif path[0] == 'default_hooks':
         taken |= set(inspect.signature(HOOKS.get(part['type'])).parameters)
     elif 'pipeline' in path:
