@@ -3,8 +3,12 @@
 
 import difflib
 import os
+import re
 from typing import Any, Dict, NamedTuple, Optional
 from urllib.parse import urlparse
+
+#: How the files of published weights end: with a part of their hash. Reading the index takes seconds.
+PUBLISHED_FILE = re.compile(r'[-_][0-9a-f]{8}\.pth$')
 
 
 class Published(NamedTuple):
@@ -54,6 +58,8 @@ def published_accuracy(checkpoint: str) -> Optional[Published]:
         Published, optional: None if the index does not know the file, or states no top-1 accuracy of it.
     """
     file = os.path.basename(urlparse(checkpoint).path)
+    if not PUBLISHED_FILE.search(file):
+        return None
     for name, model in classifiers().items():
         if model.weights and os.path.basename(model.weights) == file:
             for result in model.results:

@@ -1,8 +1,8 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 import pytest
 
-from rsd_mm.utils import resolve_model
-from rsd_mm.utils.model_index import Published, classifiers, find_classifier, published_accuracy
+from rsd_mm.utils import model_index, resolve_model
+from rsd_mm.utils.model_index import PUBLISHED_FILE, Published, classifiers, find_classifier, published_accuracy
 
 SWIN = 'swin_tiny_224_b16x64_300e_imagenet_20210616_090925-66df6be6.pth'
 
@@ -12,8 +12,20 @@ def test_accuracy_by_the_name_of_the_file(folder):
     assert published_accuracy(folder + SWIN) == Published('swin-tiny_16xb64_in1k', 'ImageNet-1k', 81.18)
 
 
-def test_unknown_weights_have_no_accuracy():
-    assert published_accuracy('mine.pth') is None
+@pytest.mark.parametrize('name', ['mine.pth', 'mine-0123abcd.pth'])
+def test_unknown_weights_have_no_accuracy(name):
+    assert published_accuracy(name) is None
+
+
+def test_weights_that_nobody_published_are_not_looked_up(monkeypatch):
+    """Reading the index takes seconds, before the first iteration of every run."""
+    weights = [model.weights for model in classifiers().values() if model.weights]
+    assert len(weights) > 400
+    assert all(PUBLISHED_FILE.search(url) for url in weights)
+    monkeypatch.delattr(model_index, 'classifiers')
+    assert published_accuracy('work_dirs/teacher/epoch_12.pth') is None
+    with pytest.raises(NameError):
+        published_accuracy(SWIN)
 
 
 def test_names_tell_weights_of_one_config_apart():

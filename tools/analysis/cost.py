@@ -17,7 +17,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS
 
 from rsd_mm.utils.config import image_side
-from rsd_mm.utils.cost import count_distillation
+from rsd_mm.utils.cost import count_distillation, count_parameters
 from rsd_mm.utils.launch import build_with_random_weights, read_config
 from rsd_mm.utils.methods import student_alone, with_method
 from rsd_mm.utils.timing import (
@@ -69,7 +69,7 @@ def tell(cfg: Config, args: argparse.Namespace) -> List[Dict[str, Any]]:
     configs = {name: cfg, **{name: with_method(cfg, osp.join(METHODS, f'{name}.py')) for name in args.methods}}
     for name, changed in configs.items():
         model = build_with_random_weights(copy.deepcopy(changed))
-        rows[f'training, {name}'] = dict(params=sum(parameter.numel() for parameter in model.terms.parameters()))
+        rows[f'training, {name}'] = dict(params=count_parameters(model.terms))
         functions[f'training, {name}'] = training_step(model, changed.optim_wrapper, data, args.device)
     seconds = measure(functions, args.rounds, args.device)
     for name, row in rows.items():
