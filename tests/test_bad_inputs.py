@@ -234,7 +234,7 @@ CASES = {
         lambda c: c.distiller(kapa=1),
         (
             "model: RSDDistiller has no option 'kapa'. It takes: student, teacher, projector, loss, "
-            'student_tap, teacher_tap, terms, data_preprocessor, init_cfg.'
+            'student_tap, teacher_tap, terms, data_preprocessor, init_cfg, channels_last, compile.'
         ),
     ),
     'unknown option of the loss': (
