@@ -77,13 +77,14 @@ def test_dataloader(rows):
 
 
 def test_cost(rows, root):
-    found = {row['what']: row for row in rows('analysis/cost.py', PAIR, '--methods', 'kd')}
+    found = {row['what']: row for row in rows('analysis/cost.py', PAIR, '--methods', 'kd', '--batch', 5)}
     trained, kd = found['training, resnet_to_vit_digits'], found['training, kd']
     assert trained['params'] == 64 * 128 + 2 * 128 + 128 * 128  # the projector
     assert kd['params'] == 0
     alone = found['training the student alone']
     assert kd['over_alone'] == pytest.approx(kd['ms'] / alone['ms'])
     assert found['teacher']['flops'] > found['student']['flops'] > 0
+    assert {row['batch'] for row in found.values()} == {5}
 
 
 @pytest.mark.parametrize(
