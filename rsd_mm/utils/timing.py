@@ -110,6 +110,25 @@ def peak_memory(function: Callable[[], Any], device: str = 'cpu') -> int:
     return peak
 
 
+#: How :func:`report` shows what :func:`measure_steps` tells.
+STEP_COLUMNS = dict(ms=('ms', '.1f'), images_per_second=('images/s', '.1f'))
+
+
+def measure_steps(
+    functions: Dict[str, Callable[[], Any]], batch: int, rounds: int, device: str
+) -> Dict[str, Dict[str, Any]]:
+    """Of functions that each process a batch: ``batch``, ``ms``, ``images_per_second``, and ``peak_mb`` of a call."""
+    return {
+        name: dict(
+            batch=batch,
+            ms=1e3 * seconds,
+            images_per_second=batch / seconds,
+            peak_mb=peak_memory(functions[name], device) / 2**20,
+        )
+        for name, seconds in measure(functions, rounds, device).items()
+    }
+
+
 def random_batch(model: Any, size: int, side: int, device: str = 'cpu') -> Dict[str, Any]:
     """Random images and labels for a classifier, as a data loader gives them."""
     classes = num_classes(model) or 10

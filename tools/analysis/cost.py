@@ -8,6 +8,7 @@ measures inference and training steps, with and without the teacher, on random i
 import argparse
 import copy
 import logging
+import os
 import os.path as osp
 import sys
 from typing import Any, Callable, Dict, List
@@ -21,10 +22,10 @@ from rsd_mm.utils.cost import count_distillation, count_parameters
 from rsd_mm.utils.launch import build_with_random_weights, read_config
 from rsd_mm.utils.methods import student_alone, with_method
 from rsd_mm.utils.timing import (
+    STEP_COLUMNS,
     add_benchmark_arguments,
-    measure,
+    measure_steps,
     parse_benchmark_arguments,
-    peak_memory,
     random_batch,
     report,
     training_step,
@@ -41,9 +42,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='change the config: KEY=VALUE ...')
     add_benchmark_arguments(parser, 'work_dirs/benchmarks/cost.json')
     args = parse_benchmark_arguments(parser)
+    known = sorted(osp.splitext(name)[0] for name in os.listdir(METHODS) if name.endswith('.py'))
     for method in args.methods:
-        if not osp.isfile(osp.join(METHODS, f'{method}.py')):
-            parser.error(f'--methods: there is no method {method!r} in configs/_base_/methods.')
+        if method not in known:
+            parser.error(f'--methods: there is no method {method!r}. There are: {", ".join(known)}.')
     return args
 
 
@@ -61,7 +63,7 @@ def tell(cfg: Config, args: argparse.Namespace) -> List[Dict[str, Any]]:
         'training the student alone': {},
     }
     functions: Dict[str, Callable[[], Any]] = {
-        'student': torch.no_grad()(lambda: own.eval()(images)),
+        'student': torch.no_grad()(lambda: own(images)),
         'teacher': lambda: own.teacher(images, own._teacher_taps),
         'training the student alone': training_step(plain, cfg.optim_wrapper, data, args.device),
     }
@@ -71,12 +73,11 @@ def tell(cfg: Config, args: argparse.Namespace) -> List[Dict[str, Any]]:
         model = build_with_random_weights(copy.deepcopy(changed))
         rows[f'training, {name}'] = dict(params=count_parameters(model.terms))
         functions[f'training, {name}'] = training_step(model, changed.optim_wrapper, data, args.device)
-    seconds = measure(functions, args.rounds, args.device)
+    measured = measure_steps(functions, batch, args.rounds, args.device)
     for name, row in rows.items():
-        row.update(what=name, batch=batch, ms=1e3 * seconds[name], images_per_second=batch / seconds[name])
-        row['peak_mb'] = peak_memory(functions[name], args.device) / 2**20
+        row.update(what=name, **measured[name])
         if name.startswith('training'):
-            row['over_alone'] = seconds[name] / seconds['training the student alone']
+            row['over_alone'] = row['ms'] / measured['training the student alone']['ms']
     return list(rows.values())
 
 
@@ -87,7 +88,7 @@ def main() -> None:
     try:
         rows = tell(cfg, args)
     except ValueError as error:
-        sys.exit(f'cost: {error}')
+        sys.exit(f'{args.config!r}: {error}')
     for row in rows:
         row['params_m'] = None if row.get('params') is None else row['params'] / 1e6
         row['gflops'] = None if row.get('flops') is None else row['flops'] / 1e9
@@ -96,8 +97,7 @@ def main() -> None:
         what=('', ''),
         params_m=('parameters, M', '.2f'),
         gflops=('GFLOPs an image', '.2f'),
-        ms=('ms', '.1f'),
-        images_per_second=('images/s', '.1f'),
+        **STEP_COLUMNS,
         over_alone=('/ alone', '.2f'),
         peak_mb=('peak beyond the weights, MB', '.0f'),
     )

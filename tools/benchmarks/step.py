@@ -5,6 +5,7 @@ import argparse
 import copy
 import logging
 import os.path as osp
+import sys
 from typing import Any, Callable, Dict, List, Tuple
 
 import torch
@@ -16,10 +17,10 @@ from rsd_mm.utils.cost import count_parameters
 from rsd_mm.utils.launch import build_with_random_weights, read_config
 from rsd_mm.utils.methods import student_alone
 from rsd_mm.utils.timing import (
+    STEP_COLUMNS,
     add_benchmark_arguments,
-    measure,
+    measure_steps,
     parse_benchmark_arguments,
-    peak_memory,
     random_batch,
     report,
     training_step,
@@ -60,22 +61,22 @@ def parse_args() -> argparse.Namespace:
         if name not in OPTIONS:
             parser.error(f'--options: there is no {name!r}. There are: {", ".join(map(repr, OPTIONS))}.')
     if args.amp and args.device == 'cpu':
-        parser.error("--amp: mmengine's AmpOptimWrapper needs an accelerator.")
+        parser.error('--amp: automatic mixed precision needs an accelerator, and none is visible. Leave it out.')
     return args
 
 
 def steps(cfg: Config, batch: int, args: argparse.Namespace) -> Tuple[Dict[str, Callable[[], Any]], int]:
     """What is timed, by name, and the bytes of the teacher's weights."""
     torch.manual_seed(0)
+    distiller = build_with_random_weights(copy.deepcopy(cfg))
     plain = MODELS.build(student_alone(cfg).model)
     data = random_batch(plain, batch, image_side(cfg), args.device)
-    distiller = build_with_random_weights(copy.deepcopy(cfg))
 
     def step_of(model: Any, cfg: Config) -> Callable[[], Any]:
         amp = dict(type='AmpOptimWrapper', dtype=args.amp, loss_scale='dynamic') if args.amp else {}
         return training_step(model, {**cfg.optim_wrapper, **amp}, data, args.device)
 
-    found = {PLAIN: step_of(plain, cfg), TEACHER: lambda: None, DISTILLED: step_of(distiller, cfg)}
+    trained = step_of(distiller, cfg)  # which moves it to the device
     images = distiller.data_preprocessor(copy.deepcopy(data), True)['inputs']
     dtype = getattr(torch, args.amp) if args.amp else None
 
@@ -83,7 +84,7 @@ def steps(cfg: Config, batch: int, args: argparse.Namespace) -> Tuple[Dict[str, 
         with torch.autocast(torch.device(args.device).type, dtype, enabled=dtype is not None):
             distiller.teacher(images, distiller._teacher_taps)
 
-    found[TEACHER] = look
+    found = {PLAIN: step_of(plain, cfg), TEACHER: look, DISTILLED: trained}
     for name in args.options:
         changed = copy.deepcopy(cfg)
         changed.merge_from_dict(OPTIONS[name])
@@ -96,21 +97,18 @@ def steps(cfg: Config, batch: int, args: argparse.Namespace) -> Tuple[Dict[str, 
 
 def compare(cfg: Config, batch: int, args: argparse.Namespace) -> List[Dict[str, Any]]:
     functions, weights = steps(cfg, batch, args)
-    seconds = measure(functions, args.rounds, args.device)
-    memory = {name: peak_memory(function, args.device) for name, function in functions.items()}
-    plain, taught = seconds[PLAIN], seconds[PLAIN] + seconds[TEACHER]
+    measured = measure_steps(functions, batch, args.rounds, args.device)
+    plain = measured[PLAIN]['ms']
+    taught = plain + measured[TEACHER]['ms']
     return [
         dict(
-            batch=batch,
+            row,
             step=name,
-            ms=1e3 * seconds[name],
-            images_per_second=batch / seconds[name],
-            over_plain=seconds[name] / plain,
-            over_sum=None if name in (PLAIN, TEACHER) else seconds[name] / taught,
-            peak_mb=memory[name] / 2**20,
+            over_plain=row['ms'] / plain,
+            over_sum=None if name in (PLAIN, TEACHER) else row['ms'] / taught,
             teacher_weights_mb=weights / 2**20,
         )
-        for name in functions
+        for name, row in measured.items()
     ]
 
 
@@ -118,12 +116,14 @@ def main() -> None:
     args = parse_args()
     logging.disable(logging.WARNING)  # building tells of random weights
     cfg = read_config(args.config)
-    rows = [row for batch in args.batches for row in compare(cfg, batch, args)]
+    try:
+        rows = [row for batch in args.batches for row in compare(cfg, batch, args)]
+    except ValueError as error:
+        sys.exit(f'{args.config!r}: {error}')
     columns = dict(
         batch=('batch', ''),
         step=('step', ''),
-        ms=('ms', '.1f'),
-        images_per_second=('images/s', '.1f'),
+        **STEP_COLUMNS,
         over_plain=('/ plain', '.3f'),
         over_sum=('/ (plain + teacher)', '.3f'),
         peak_mb=('peak of a step beyond the weights, MB', '.0f'),
