@@ -161,7 +161,7 @@ def run_ranks(tmp_path):
         for rank in range(world):
             env['LOCAL_RANK'] = str(rank)
             code = (
-                'import torch, rsd_mm\n'
+                'import gc, torch, rsd_mm\n'
                 'from mmengine.registry import init_default_scope\n'
                 f'from {file.stem} import {function.__name__} as function\n'
                 'torch.set_num_threads(1)\n'
@@ -170,6 +170,7 @@ def run_ranks(tmp_path):
                 f"    'gloo', init_method='file://{rendezvous}', rank={rank}, world_size={world})\n"
                 f'function({rank}, {world}, *{arguments!r})\n'
                 'torch.distributed.barrier()\n'
+                'gc.collect()\n'
                 'torch.distributed.destroy_process_group()\n'
             )
             processes.append(

@@ -19,8 +19,8 @@ from rsd_mm.utils.config import unwrap
 from rsd_mm.utils.launch import (
     add_run_arguments,
     check_data_folders,
-    distributed,
     load_config,
+    run_distributed,
     set_dataloader_defaults,
 )
 from rsd_mm.utils.model_index import published_accuracy
@@ -66,15 +66,20 @@ class Progress(Hook):
 
 def main() -> None:
     cfg = build_config(parse_args())
-    with distributed(cfg):
+
+    def check() -> None:
         runner = Runner.from_cfg(cfg)
         runner.register_hook(Progress())
         metrics = runner.test()
-    model = unwrap(runner.model)
-    shown = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
-    published = published_accuracy(model.teacher.checkpoint) if model.teacher.checkpoint else None
-    stated = f' (stated for {published.name} on {published.dataset}: top1 {published.top1:.2f})' if published else ''
-    runner.logger.info(f'Teacher {model.teacher.origin}, weights {model.teacher.checkpoint}: {shown}{stated}')
+        teacher = unwrap(runner.model).teacher
+        shown = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
+        published = published_accuracy(teacher.checkpoint) if teacher.checkpoint else None
+        stated = (
+            f' (stated for {published.name} on {published.dataset}: top1 {published.top1:.2f})' if published else ''
+        )
+        runner.logger.info(f'Teacher {teacher.origin}, weights {teacher.checkpoint}: {shown}{stated}')
+
+    run_distributed(cfg, check)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ needed. The checkpoint may be of the distillation or of the plain student.
 """
 
 import argparse
+from typing import Dict
 
 import mmengine
 from mmengine.config import Config
@@ -17,8 +18,8 @@ from rsd_mm.utils.config import student_config, unwrap
 from rsd_mm.utils.launch import (
     add_run_arguments,
     check_data_folders,
-    distributed,
     load_config,
+    run_distributed,
     set_dataloader_defaults,
 )
 
@@ -64,12 +65,15 @@ def build_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     args = parse_args()
     cfg = build_config(args)
-    with distributed(cfg):
+
+    def test() -> Dict[str, float]:
         runner = Runner.from_cfg(cfg)
         load_strictly(unwrap(runner.model), args.checkpoint, 'student')
         if args.out and args.out_item != 'metrics':
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-        metrics = runner.test()
+        return runner.test()
+
+    metrics = run_distributed(cfg, test)
     if args.out and args.out_item == 'metrics':
         mmengine.dump(metrics, args.out)
 

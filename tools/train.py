@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 from rsd_mm.utils.launch import (
     add_run_arguments,
     check_data_folders,
-    distributed,
     load_config,
+    run_distributed,
     set_dataloader_defaults,
 )
 
@@ -64,9 +64,12 @@ def build_config(args: argparse.Namespace) -> Config:
 
 def main() -> None:
     cfg = build_config(parse_args())
-    with distributed(cfg):
+
+    def train() -> None:
         runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
         runner.train()
+
+    run_distributed(cfg, train)
 
 
 if __name__ == '__main__':

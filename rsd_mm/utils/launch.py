@@ -2,12 +2,13 @@
 """What the tools share: the arguments that OpenMMLab users know, and how a run is set up."""
 
 import argparse
-import contextlib
+import gc
 import inspect
 import os
 import os.path as osp
 import tempfile
-from typing import Iterator, Optional
+import traceback
+from typing import Callable, Optional, TypeVar
 
 import torch
 import torch.distributed as torch_dist
@@ -17,6 +18,8 @@ from mmengine.device import get_device
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.registry import DATASETS
+
+T = TypeVar('T')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,15 +127,26 @@ def check_data_folders(cfg: Config, *fields: str) -> None:
             )
 
 
-@contextlib.contextmanager
-def distributed(cfg: Config) -> Iterator[None]:
-    """Prepare a run of several processes where mmengine needs help, and end their group after it.
+def run_distributed(cfg: Config, function: Callable[[], T]) -> T:
+    """Call a function that builds and uses a runner, in one process or several, and end their group after it.
 
     mmengine selects a CUDA device for every process. Without an accelerator it
-    would fail, so the process group is created here, with gloo. A group that is
-    still there when the interpreter ends has threads that can abort a process
-    whose work is done; so it is destroyed, but not after an error: that would
-    wait for the other processes instead of telling them.
+    would fail, so the process group is created here, with gloo.
+
+    The threads of a group free the tensors of its last collectives, for which
+    they take the interpreter's lock. Where the interpreter is ending, that aborts
+    a process whose work is done. The threads end with the group, and the group
+    with the last reference to it; so the function has to keep nothing of the
+    runner, and the group is destroyed once the runner is gone. After an error it
+    is left alone: destroying it would wait for the other processes instead of
+    telling them.
+
+    Args:
+        cfg (Config): The whole config; ``model_wrapper_cfg`` may be set in it.
+        function (Callable): What is to be run; takes nothing.
+
+    Returns:
+        object: What the function returned.
 
     Raises:
         SystemExit: If more processes were started than there are GPUs, or if
@@ -141,16 +155,19 @@ def distributed(cfg: Config) -> Iterator[None]:
     if cfg.launcher != 'none':
         _init_distributed(cfg)
     try:
-        yield
+        result = function()
         dist.barrier()
-    except SystemExit:
+    except SystemExit as error:
+        traceback.clear_frames(error.__traceback__)  # They hold the runner.
         _destroy_process_group()
         raise
     _destroy_process_group()
+    return result
 
 
 def _destroy_process_group() -> None:
     if dist.is_distributed():
+        gc.collect()  # A runner is in cycles with its hooks.
         torch_dist.destroy_process_group()
 
 

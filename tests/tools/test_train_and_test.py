@@ -117,15 +117,30 @@ def test_average_of_weights(train, root, tmp_path):
 
 @pytest.mark.stack
 def test_two_processes_without_a_gpu(train, run_tool, root, tmp_path):
-    out = train(tool=('dist_train.sh', RSD, 2), env=dict(PORT='29611')).stdout
+    # Threads of a process group that outlive it abort the process now and then while the interpreter ends.
+    (tmp_path / 'sitecustomize.py').write_text(
+        'import atexit, os\n'
+        "if 'LOCAL_RANK' in os.environ:\n"
+        "    atexit.register(lambda: print('threads at the end:', len(os.listdir('/proc/self/task')), flush=True))\n"
+    )
+    path = os.pathsep.join([str(root), str(tmp_path)])
+    out = train(tool=('dist_train.sh', RSD, 2), env=dict(PORT='29611', PYTHONPATH=path)).stdout
     # 192 images, 64 a process, 2 processes: one iteration.
     checkpoint = read_checkpoint(tmp_path / 'work' / 'epoch_1.pth')
     assert checkpoint['meta']['iter'] == 1
     assert 'MMDistributedDataParallel' in out
     arguments = ['--work-dir', tmp_path / 'w', '--cfg-options', 'test_dataloader.dataset.indices=100']
     done = run_tool(
-        'dist_test.sh', RSD, tmp_path / 'work' / 'epoch_1.pth', 2, *arguments, cwd=root, env=dict(PORT='29612')
+        'dist_test.sh',
+        RSD,
+        tmp_path / 'work' / 'epoch_1.pth',
+        2,
+        *arguments,
+        cwd=root,
+        env=dict(PORT='29612', PYTHONPATH=path),
     )
+    for printed in (out, done.stdout):
+        assert re.findall(r'threads at the end: (\d+)', printed) == ['1', '1']
     tested = float(re.findall(r'accuracy/top1: ([\d.]+)', done.stdout)[-1])
     validated = float(re.findall(r'accuracy/top1: ([\d.]+)', out)[-1])
     assert tested == pytest.approx(validated, abs=1e-3)

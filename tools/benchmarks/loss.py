@@ -108,7 +108,10 @@ def main() -> None:
     rows = [compare(batch, dim, args) for batch, dim in args.sizes]
     if dist.is_initialized():
         rows = [dict(row, processes=dist.get_world_size()) for row in rows]
-        if dist.get_rank():
+        main_process = dist.get_rank() == 0
+        dist.barrier()
+        dist.destroy_process_group()  # Its threads would free tensors while the interpreter ends.
+        if not main_process:
             return
     columns: Dict[str, Tuple[str, str]] = dict(batch=('B', ''), dim=('D', ''))
     names = [name for name in (MASKED, WHOLE, GRAM, OURS, SYNC) if f'{name}, ms' in rows[0]]
