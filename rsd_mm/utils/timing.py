@@ -153,6 +153,126 @@ def training_step(model: Any, optim_wrapper: dict, data: Dict[str, Any], device:
     return functools.partial(model.train_step, data, build_optim_wrapper(model, copy.deepcopy(optim_wrapper)))
 
 
+#: Of :func:`profile_steps`, in the order of a step.
+STEP_PARTS = (
+    'input',
+    'student forward',
+    'teacher forward',
+    'terms forward',
+    'terms backward',
+    'student backward',
+    'optimizer',
+    'everything else',
+)
+
+
+def profile_steps(
+    steps: Dict[str, Callable[[], Any]], teacher: Callable[[], Any], rounds: int, device: str
+) -> Dict[str, Dict[str, float]]:
+    """Where the time of training steps goes.
+
+    A step is cut where its parts begin and end, by hooks: the parts are times on the clock of a CPU, and on a GPU times
+    between events in its stream, without waiting in between. The backward of the terms, with their projectors, is all
+    that comes before the gradients of what they read of the student: autograd goes back in the order of the forward,
+    in which they are last.
+
+    Args:
+        steps (Dict[str, Callable]): By name, what :func:`training_step` returned.
+        teacher (Callable): The teacher's forward alone, which counts as that of a step without a teacher.
+        rounds (int): Measurements of each, in turn, after three steps to warm up.
+        device (str): Where they compute.
+
+    Returns:
+        Dict[str, Dict[str, float]]: For each the median seconds by :data:`STEP_PARTS`, and of the ``whole step``.
+    """
+    found: Dict[str, List[Dict[str, float]]] = {name: [] for name in steps}
+    watches = {name: _Stopwatch(device) for name in steps}
+    for name, step in steps.items():
+        model, optim_wrapper = step.func.__self__, step.args[1]  # type: ignore[attr-defined]
+        watches[name].cut(model, optim_wrapper)
+        for _ in range(3):
+            step()
+    alone = _Stopwatch(device)
+    for _ in range(rounds):
+        gc.collect()
+        seconds = alone.parts_of(teacher)['whole step']
+        for name, step in steps.items():
+            gc.collect()
+            parts = watches[name].parts_of(step)
+            if not parts['teacher forward']:
+                parts['teacher forward'] = seconds
+                parts['whole step'] += seconds
+            found[name].append(parts)
+    return {
+        name: {part: statistics.median(parts[part] for parts in measured) for part in (*STEP_PARTS, 'whole step')}
+        for name, measured in found.items()
+    }
+
+
+class _Stopwatch:
+    """Gives the time between the marks of a step to its parts."""
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+        self.marks: List[Tuple[str, Any]] = []
+
+    def mark(self, ended: str) -> None:
+        """Since the last mark it was this part."""
+        if self.device.type == 'cuda':
+            now: Any = torch.cuda.Event(enable_timing=True)
+            now.record()
+        else:
+            now = time.perf_counter()
+        self.marks.append((ended, now))
+
+    def cut(self, model: Any, optim_wrapper: Any) -> None:
+        """Mark where the parts of a model's step begin and end."""
+        student = getattr(model, 'student', model)
+        self._time(model.data_preprocessor, 'input')
+        self._time(student, 'student forward')
+        if student is not model:
+            self._time(model.teacher, 'teacher forward')
+            for term in model.terms.values():
+                term.register_forward_pre_hook(self._watch_gradient)
+                self._time(term, 'terms forward')
+        for name, part in dict(backward='student backward', step='optimizer', zero_grad='optimizer').items():
+            setattr(optim_wrapper, name, self._timed(getattr(optim_wrapper, name), part))
+
+    def parts_of(self, step: Callable[[], Any]) -> Dict[str, float]:
+        """The seconds of a call by part."""
+        self.marks = []
+        self.mark('')
+        step()
+        self.mark('everything else')
+        _synchronize(str(self.device))
+        parts = dict.fromkeys(STEP_PARTS, 0.0)
+        for (_, start), (part, end) in zip(self.marks, self.marks[1:]):
+            parts[part] += self._seconds(start, end)
+        return {**parts, 'whole step': self._seconds(self.marks[0][1], self.marks[-1][1])}
+
+    def _seconds(self, start: Any, end: Any) -> float:
+        return start.elapsed_time(end) / 1e3 if self.device.type == 'cuda' else end - start
+
+    def _time(self, module: torch.nn.Module, part: str) -> None:
+        module.register_forward_pre_hook(lambda *_: self.mark('everything else'))
+        module.register_forward_hook(lambda *_: self.mark(part))
+
+    def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self.mark('everything else')
+            result = function(*args, **kwargs)
+            self.mark(part)
+            return result
+
+        return timed
+
+    def _watch_gradient(self, term: torch.nn.Module, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
+        read = args[0].view_as(args[0])  # Its gradient is the term's alone.
+        read.register_hook(lambda gradient: self.mark('terms backward'))
+        return (read, *args[1:])
+
+
 def machine(device: str = 'cpu') -> Dict[str, Any]:
     """What a measurement depends on: the device, threads and versions."""
     name = platform.processor() or platform.machine()

@@ -57,14 +57,26 @@ def test_loss(rows):
 
 def test_step(rows):
     found = {row['step']: row for row in rows('benchmarks/step.py', '--options', 'teacher in bfloat16')}
-    assert list(found) == ['plain student', "teacher's forward", 'distilled', 'teacher in bfloat16']
+    assert list(found) == ['plain student', 'validation', "teacher's forward", 'distilled', 'teacher in bfloat16']
     plain, teacher = found['plain student']['ms'], found["teacher's forward"]['ms']
     for name, row in found.items():
         assert row['over_plain'] == pytest.approx(row['ms'] / plain)
         assert row['images_per_second'] == pytest.approx(16e3 / row['ms'])
         assert row['peak_mb'] > 0
-        if name not in ('plain student', "teacher's forward"):
+        if name not in ('plain student', 'validation', "teacher's forward"):
             assert row['over_sum'] == pytest.approx(row['ms'] / (plain + teacher))
+
+
+def test_profile_of_a_step(rows):
+    found = {row['part']: row for row in rows('benchmarks/step.py', '--profile', '--options', 'fused optimizer')}
+    *parts, whole = found
+    assert whole == 'whole step'
+    for name in ('plain + teacher apart, ms', 'distilled, ms', 'fused optimizer, ms'):
+        # One round, so the medians are of the same step.
+        assert sum(found[part][name] for part in parts) == pytest.approx(found[whole][name])
+        missing = {part for part in parts if found[part][name] == 0}
+        assert missing == ({'terms forward', 'terms backward'} if 'plain' in name else set())
+    assert sum(found[part]['share'] for part in parts) == pytest.approx(100)
 
 
 def test_dataloader(rows):

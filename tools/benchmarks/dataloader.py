@@ -13,6 +13,7 @@ import tempfile
 from typing import Any, Callable, Dict, List
 
 import cv2
+import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -93,6 +94,9 @@ def main() -> None:
     if importlib.util.find_spec('turbojpeg') is None:
         print('TurboJPEG is left out: `pip install PyTurboJPEG`, and libturbojpeg, bring it.')
         del variants['decoded by TurboJPEG']
+    else:
+        mmcv.use_backend('turbojpeg')  # makes mmcv's decoder, which the option of a pipeline does not
+        mmcv.use_backend('cv2')
     rows: List[Dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         size = generate(folder, args.images)

@@ -3,6 +3,7 @@
 
 import argparse
 import copy
+import functools
 import logging
 import os.path as osp
 import sys
@@ -18,9 +19,11 @@ from rsd_mm.utils.launch import build_with_random_weights, read_config
 from rsd_mm.utils.methods import student_alone
 from rsd_mm.utils.timing import (
     STEP_COLUMNS,
+    STEP_PARTS,
     add_benchmark_arguments,
     measure_steps,
     parse_benchmark_arguments,
+    profile_steps,
     random_batch,
     report,
     training_step,
@@ -41,6 +44,8 @@ OPTIONS: Dict[str, Dict[str, Any]] = {
     'checkpointed student': {'model.student.backbone.with_cp': True},
 }
 PLAIN, TEACHER, DISTILLED = 'plain student', "teacher's forward", 'distilled'
+VALIDATION = 'validation'
+APART = 'plain + teacher apart'
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,13 +55,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--options', nargs='*', help=f'default: all but compilation and half precision; known: {", ".join(OPTIONS)}'
     )
+    parser.add_argument(
+        '--profile', action='store_true', help='tell where the time of a step goes instead; options only as named'
+    )
     parser.add_argument('--amp', choices=['float16', 'bfloat16'], help="AmpOptimWrapper's dtype; needs an accelerator")
     add_benchmark_arguments(parser, 'work_dirs/benchmarks/step.json')
     args = parse_benchmark_arguments(parser)
     args.config = args.config or (SMALL if args.quick else FLAGSHIP)
     args.batches = args.batches or ([16] if args.quick or args.device == 'cpu' else [64, 256])
     if args.options is None:
-        args.options = [name for name in OPTIONS if 'compiled' not in name and 'float' not in name]
+        args.options = (
+            [] if args.profile else [name for name in OPTIONS if 'compiled' not in name and 'float' not in name]
+        )
     for name in args.options:
         if name not in OPTIONS:
             parser.error(f'--options: there is no {name!r}. There are: {", ".join(map(repr, OPTIONS))}.')
@@ -84,7 +94,9 @@ def steps(cfg: Config, batch: int, args: argparse.Namespace) -> Tuple[Dict[str, 
         with torch.autocast(torch.device(args.device).type, dtype, enabled=dtype is not None):
             distiller.teacher(images, distiller._teacher_taps)
 
-    found = {PLAIN: step_of(plain, cfg), TEACHER: look, DISTILLED: trained}
+    validated = MODELS.build(student_alone(cfg).model).to(args.device).eval()
+    validate = torch.no_grad()(functools.partial(validated.val_step, data))
+    found = {PLAIN: step_of(plain, cfg), VALIDATION: validate, TEACHER: look, DISTILLED: trained}
     for name in args.options:
         changed = copy.deepcopy(cfg)
         changed.merge_from_dict(OPTIONS[name])
@@ -105,10 +117,28 @@ def compare(cfg: Config, batch: int, args: argparse.Namespace) -> List[Dict[str,
             row,
             step=name,
             over_plain=row['ms'] / plain,
-            over_sum=None if name in (PLAIN, TEACHER) else row['ms'] / taught,
+            over_sum=None if name in (PLAIN, VALIDATION, TEACHER) else row['ms'] / taught,
             teacher_weights_mb=weights / 2**20,
         )
         for name, row in measured.items()
+    ]
+
+
+def profile(cfg: Config, batch: int, args: argparse.Namespace) -> List[Dict[str, Any]]:
+    functions, _ = steps(cfg, batch, args)
+    del functions[VALIDATION]
+    look = functions.pop(TEACHER)
+    measured = profile_steps(functions, look, args.rounds, args.device)
+    apart, distilled = measured.pop(PLAIN), measured[DISTILLED]
+    return [
+        dict(
+            batch=batch,
+            part=part,
+            **{f'{APART}, ms': 1e3 * apart[part]},
+            **{f'{name}, ms': 1e3 * seconds[part] for name, seconds in measured.items()},
+            share=100 * distilled[part] / distilled['whole step'],
+        )
+        for part in (*STEP_PARTS, 'whole step')
     ]
 
 
@@ -117,17 +147,22 @@ def main() -> None:
     logging.disable(logging.WARNING)  # building tells of random weights
     cfg = read_config(args.config)
     try:
-        rows = [row for batch in args.batches for row in compare(cfg, batch, args)]
+        rows = [row for batch in args.batches for row in (profile if args.profile else compare)(cfg, batch, args)]
     except ValueError as error:
         sys.exit(f'{args.config!r}: {error}')
-    columns = dict(
-        batch=('batch', ''),
-        step=('step', ''),
-        **STEP_COLUMNS,
-        over_plain=('/ plain', '.3f'),
-        over_sum=('/ (plain + teacher)', '.3f'),
-        peak_mb=('peak of a step beyond the weights, MB', '.0f'),
-    )
+    columns: Dict[str, Tuple[str, str]] = dict(batch=('batch', ''))
+    if args.profile:
+        columns['part'] = ('part', '')
+        columns.update({name: (name, '.1f') for name in rows[0] if name.endswith(', ms')})
+        columns['share'] = (f'% of {DISTILLED}', '.1f')
+    else:
+        columns.update(
+            step=('step', ''),
+            **STEP_COLUMNS,
+            over_plain=('/ plain', '.3f'),
+            over_sum=('/ (plain + teacher)', '.3f'),
+            peak_mb=('peak of a step beyond the weights, MB', '.0f'),
+        )
     report(args.out, args.device, columns, rows)
 
 

@@ -326,10 +326,11 @@ class Distiller(BaseModel):
                 it is made at the next step.
         """
         annotations = self._annotations(data_samples or [])
+        # The teacher goes first, while the student's activations are not in memory yet.
+        taught = self.teacher(inputs, self._teacher_taps)
         with Recorder(self.student, self._student_taps, 'student') as record:
             losses: Dict[str, Tensor] = self.student(inputs, data_samples, mode='loss', **kwargs)
         read = {tap: record[tap] for tap in self._student_taps}
-        taught = self.teacher(inputs, self._teacher_taps)
         (self.observe or self._check_finite)(
             {
                 **{f"student's {tap}": read[tap] for tap in self._student_taps},
