@@ -19,6 +19,7 @@ from rsd_mm.utils.config import unwrap
 from rsd_mm.utils.launch import (
     add_run_arguments,
     check_data_folders,
+    check_distillation,
     load_config,
     run_distributed,
     set_dataloader_defaults,
@@ -34,8 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 def build_config(args: argparse.Namespace) -> Config:
     cfg = load_config(args)
-    if 'teacher' not in cfg.model:
-        raise SystemExit(f'{args.config!r} is not a distillation: its model has no teacher.')
+    check_distillation(cfg, args.config)
     cfg.load_from, cfg.resume = None, False
     cfg.model = dict(type='TeacherClassifier', distiller=cfg.model)
     # The validation set is what is tested here.

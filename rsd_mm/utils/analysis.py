@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from rsd_mm.models.distillers import Distiller
 
-from .launch import check_data_folders, read_config
+from .launch import check_data_folders, check_distillation, read_config
 
 
 def add_student_arguments(parser: argparse.ArgumentParser, images: int, out: str) -> None:
@@ -52,8 +52,7 @@ def load_distillation(args: argparse.Namespace) -> Tuple[Distiller, Any]:
         SystemExit: If the config is not there, is no distillation, or its data is missing.
     """
     cfg = read_config(args.config, args.cfg_options)
-    if 'teacher' not in cfg.model:
-        raise SystemExit(f'{args.config!r} is not a distillation: its model has no teacher.')
+    check_distillation(cfg, args.config)
     check_data_folders(cfg, 'val_dataloader')
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     cfg.val_dataloader.setdefault('collate_fn', dict(type='default_collate'))

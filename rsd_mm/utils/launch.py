@@ -61,6 +61,16 @@ def read_config(path: str, options: Optional[dict] = None) -> Config:
     return cfg
 
 
+def check_distillation(cfg: Config, path: str) -> None:
+    """Refuse the config of a plain model where a tool is for distillations.
+
+    Raises:
+        SystemExit: If there is no teacher; the message names the file.
+    """
+    if 'teacher' not in cfg.model:
+        raise SystemExit(f'{path!r} is not a distillation: its model has no teacher.')
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that the arguments name, and set what applies to every tool.
 
@@ -200,12 +210,7 @@ def build_with_random_weights(cfg: Config) -> BaseModel:
 
     Args:
         cfg (Config): The whole config; changed in place.
-
-    Raises:
-        ValueError: If it is no distillation.
     """
-    if 'teacher' not in cfg.model:
-        raise ValueError('The config is not a distillation: its model has no teacher.')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     cfg.model.teacher.update(checkpoint=None, allow_random_weights=True)
     if {'pretrained', 'cfg_path'} & cfg.model.teacher.keys():

@@ -104,8 +104,8 @@ def test_cost(rows, root):
     [
         ('benchmarks/loss.py', ['--shapes', '8'], '--shapes: a shape is BxD, such as 128x768; received 8.'),
         ('benchmarks/step.py', ['--options', 'faster'], "--options: there is no 'faster'. There are: 'teacher in"),
-        ('benchmarks/step.py', ['configs/quickstart/vit_digits.py'], 'The config is not a distillation'),
-        ('analysis/cost.py', ['configs/quickstart/vit_digits.py'], 'The config is not a distillation'),
+        ('benchmarks/step.py', ['configs/quickstart/vit_digits.py'], "vit_digits.py' is not a distillation"),
+        ('analysis/cost.py', ['configs/quickstart/vit_digits.py'], "vit_digits.py' is not a distillation"),
         ('analysis/cost.py', [PAIR, '--methods', 'kdd'], "--methods: there is no method 'kdd'. There are: cc, crd"),
     ],
 )

@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 
 from rsd_mm.utils.config import image_side
 from rsd_mm.utils.cost import count_distillation, count_parameters
-from rsd_mm.utils.launch import build_with_random_weights, read_config
+from rsd_mm.utils.launch import build_with_random_weights, check_distillation, read_config
 from rsd_mm.utils.methods import student_alone, with_method
 from rsd_mm.utils.timing import (
     STEP_COLUMNS,
@@ -85,6 +85,7 @@ def main() -> None:
     args = parse_args()
     logging.disable(logging.WARNING)  # building tells of random weights
     cfg = read_config(args.config, args.cfg_options)
+    check_distillation(cfg, args.config)
     try:
         rows = tell(cfg, args)
     except ValueError as error:

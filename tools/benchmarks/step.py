@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 
 from rsd_mm.utils.config import image_side
 from rsd_mm.utils.cost import count_parameters
-from rsd_mm.utils.launch import build_with_random_weights, read_config
+from rsd_mm.utils.launch import build_with_random_weights, check_distillation, read_config
 from rsd_mm.utils.methods import student_alone
 from rsd_mm.utils.timing import (
     STEP_COLUMNS,
@@ -146,6 +146,7 @@ def main() -> None:
     args = parse_args()
     logging.disable(logging.WARNING)  # building tells of random weights
     cfg = read_config(args.config)
+    check_distillation(cfg, args.config)
     try:
         rows = [row for batch in args.batches for row in (profile if args.profile else compare)(cfg, batch, args)]
     except ValueError as error:
