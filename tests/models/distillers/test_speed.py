@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rsd_mm.models.distillers import InputBridge
+from rsd_mm.utils.timing import peak_memory
 
 HALVES = ['bfloat16'] + ['float16'] * (digit_version(torch.__version__) >= digit_version('2.3'))
 HALF = dict(mean=[127.5] * 3, std=[127.5] * 3)
@@ -230,6 +231,16 @@ class TestAStep:
             total.backward()
         assert 'aten::convolution_backward' in watch.names
         assert 'aten::_local_scalar_dense' not in watch.names
+
+    def test_teacher_adds_nothing_to_the_peak_of_memory(self, make, batch):
+        """Its temporary memory is gone before the student's activations are there."""
+        distiller = make('swin').train()
+        inputs, samples = batch(16)
+        taps = distiller._teacher_taps
+        teacher = peak_memory(lambda: distiller.teacher(inputs, taps))
+        alone = peak_memory(lambda: distiller.student(inputs, samples, mode='loss'))
+        whole = peak_memory(lambda: distiller.loss(inputs, samples))
+        assert whole < alone + teacher / 4
 
     def test_operations_do_not_grow_with_the_batch(self, make, batch):
         distiller = make('swin').train()
