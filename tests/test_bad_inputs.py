@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from rsd_mm import rsd_loss
 from rsd_mm.utils import load_strictly, read_checkpoint, state_dict_of
 from rsd_mm.utils.checkpoint import newest_checkpoint
-from rsd_mm.utils.launch import check_data_folders, distributed, load_config
+from rsd_mm.utils.launch import check_data_folders, load_config, run_distributed
 
 
 class Bomb:
@@ -96,7 +96,7 @@ def gpus(visible):
     patch.setenv('LOCAL_RANK', '4')
     patch.setenv('LOCAL_WORLD_SIZE', '8')
     try:
-        distributed(Config(dict(launcher='pytorch'))).__enter__()
+        run_distributed(Config(dict(launcher='pytorch')), lambda: None)
     finally:
         patch.undo()
 
@@ -489,7 +489,7 @@ CASES = {
         ('8 processes were started on this machine, but 4 GPUs are visible. Start one a GPU.'),
     ),
     'Slurm without a GPU': (
-        lambda c: distributed(Config(dict(launcher='slurm'))).__enter__(),
+        lambda c: run_distributed(Config(dict(launcher='slurm')), lambda: None),
         (
             '--launcher slurm needs an accelerator, and none is visible. On CPUs, use tools/dist_train.sh or '
             'tools/dist_test.sh.'
