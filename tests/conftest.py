@@ -19,6 +19,10 @@ import rsd_mm  # noqa: F401 (registers its parts)
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Threads that wait for each other are slower than one on models this small; processes that tests start inherit it.
+torch.set_num_threads(1)
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 IMAGENET_MEAN, IMAGENET_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
