@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Threads that wait for each other are slower than one on models this small; processes that tests start inherit it.
 torch.set_num_threads(1)
-os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ['OMP_NUM_THREADS'] = '1'
 
 IMAGENET_MEAN, IMAGENET_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
@@ -134,7 +134,7 @@ def run_tool():
         script, *arguments = map(str, command)
         path = ROOT / 'tools' / script
         starter = [sys.executable] if script.endswith('.py') else []
-        environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **(env or {})}
+        environment = {**os.environ, 'PYTHONPATH': str(ROOT), **(env or {})}
         # The shell scripts call `python`; it has to be this one.
         environment['PATH'] = os.pathsep.join([str(Path(sys.executable).parent), environment['PATH']])
         done = subprocess.run(
@@ -159,23 +159,22 @@ def run_ranks(tmp_path):
 
     def run(function, world, *arguments):
         file = Path(sys.modules[function.__module__].__file__)
-        env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(file.parent)]), 'OMP_NUM_THREADS': '1'}
+        env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(file.parent)])}
         rendezvous = tmp_path / f'rendezvous_{function.__name__}_{world}'
         processes = []
         for rank in range(world):
             env['LOCAL_RANK'] = str(rank)
             code = (
-                'import gc, torch, rsd_mm\n'
+                'import torch, rsd_mm\n'
+                'from rsd_mm.utils.launch import destroy_process_group\n'
                 'from mmengine.registry import init_default_scope\n'
                 f'from {file.stem} import {function.__name__} as function\n'
-                'torch.set_num_threads(1)\n'
                 "init_default_scope('mmpretrain')\n"
                 'torch.distributed.init_process_group(\n'
                 f"    'gloo', init_method='file://{rendezvous}', rank={rank}, world_size={world})\n"
                 f'function({rank}, {world}, *{arguments!r})\n'
                 'torch.distributed.barrier()\n'
-                'gc.collect()\n'
-                'torch.distributed.destroy_process_group()\n'
+                'destroy_process_group()\n'
             )
             processes.append(
                 subprocess.Popen(

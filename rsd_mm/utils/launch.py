@@ -68,7 +68,10 @@ def check_distillation(cfg: Config, path: str) -> None:
         SystemExit: If there is no teacher; the message names the file.
     """
     if 'teacher' not in cfg.model:
-        raise SystemExit(f'{path!r} is not a distillation: its model has no teacher.')
+        raise SystemExit(
+            f'{path!r} is not a distillation: its model has no teacher. Give the config of one, such as those in '
+            'configs/rsd.'
+        )
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -141,15 +144,10 @@ def run_distributed(cfg: Config, function: Callable[[], T]) -> T:
     """Call a function that builds and uses a runner, in one process or several, and end their group after it.
 
     mmengine selects a CUDA device for every process. Without an accelerator it
-    would fail, so the process group is created here, with gloo.
-
-    The threads of a group free the tensors of its last collectives, for which
-    they take the interpreter's lock. Where the interpreter is ending, that aborts
-    a process whose work is done. The threads end with the group, and the group
-    with the last reference to it; so the function has to keep nothing of the
-    runner, and the group is destroyed once the runner is gone. After an error it
-    is left alone: destroying it would wait for the other processes instead of
-    telling them.
+    would fail, so the process group is created here, with gloo. The group is
+    destroyed once the runner is gone, of which the function has to keep nothing.
+    After an error it is left alone: destroying it would wait for the other
+    processes instead of telling them.
 
     Args:
         cfg (Config): The whole config; ``model_wrapper_cfg`` may be set in it.
@@ -169,13 +167,20 @@ def run_distributed(cfg: Config, function: Callable[[], T]) -> T:
         dist.barrier()
     except SystemExit as error:
         traceback.clear_frames(error.__traceback__)  # They hold the runner.
-        _destroy_process_group()
+        destroy_process_group()
         raise
-    _destroy_process_group()
+    destroy_process_group()
     return result
 
 
-def _destroy_process_group() -> None:
+def destroy_process_group() -> None:
+    """End the process group, if there is one, together with its threads.
+
+    The threads free the tensors of the last collectives, for which they take the
+    interpreter's lock; where the interpreter is ending, that aborts a process
+    whose work is done. They end with the last reference to the group, which DDP
+    has one of: let go of the model before.
+    """
     if dist.is_distributed():
         gc.collect()  # A runner is in cycles with its hooks.
         torch_dist.destroy_process_group()

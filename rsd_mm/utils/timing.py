@@ -213,12 +213,13 @@ class _Stopwatch:
     """Gives the time between the marks of a step to its parts."""
 
     def __init__(self, device: str) -> None:
-        self.device = torch.device(device)
+        self.device = device
+        self.on_gpu = torch.device(device).type == 'cuda'
         self.marks: List[Tuple[str, Any]] = []
 
     def mark(self, ended: str) -> None:
         """Since the last mark it was this part."""
-        if self.device.type == 'cuda':
+        if self.on_gpu:
             now: Any = torch.cuda.Event(enable_timing=True)
             now.record()
         else:
@@ -244,14 +245,14 @@ class _Stopwatch:
         self.mark('')
         step()
         self.mark('everything else')
-        _synchronize(str(self.device))
+        _synchronize(self.device)
         parts = dict.fromkeys(STEP_PARTS, 0.0)
         for (_, start), (part, end) in zip(self.marks, self.marks[1:]):
             parts[part] += self._seconds(start, end)
         return {**parts, 'whole step': self._seconds(self.marks[0][1], self.marks[-1][1])}
 
     def _seconds(self, start: Any, end: Any) -> float:
-        return start.elapsed_time(end) / 1e3 if self.device.type == 'cuda' else end - start
+        return start.elapsed_time(end) / 1e3 if self.on_gpu else end - start
 
     def _time(self, module: torch.nn.Module, part: str) -> None:
         module.register_forward_pre_hook(lambda *_: self.mark('everything else'))

@@ -34,7 +34,7 @@ def place(tmp_path_factory):
 
 
 def race(run_tool, place, *arguments, check=True):
-    return run_tool('compare.py', PAIR, *arguments, cwd=place, check=check, env=dict(OMP_NUM_THREADS='1'))
+    return run_tool('compare.py', PAIR, *arguments, cwd=place, check=check)
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +42,7 @@ def interrupted(place):
     """A race that was told to end while its second run trained, and then the same command again."""
     options = ['--methods', 'kd', '--seeds', '1', '--epochs', '2', '--work-dir', 'race']
     command = [sys.executable, str(ROOT / 'tools' / 'compare.py'), str(PAIR), *options]
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     with open(place / 'first.log', 'w') as log:
         process = subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 300
@@ -111,7 +111,6 @@ def test_a_run_that_fails_does_not_end_the_others(run_tool, place, interrupted):
         *('--jobs', '2', '--cfg-options', 'train_dataloader.dataset.indices=128'),
         cwd=place,
         check=False,
-        env=dict(OMP_NUM_THREADS='1'),
     )
     assert done.returncode == 1
     assert 'NOT THE SAME FOR ALL, so the race is not fair in it: plain: train_dataloader' in done.stdout

@@ -38,7 +38,7 @@ def teacher(place, root):
 
 
 def _env(root):
-    return {**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'}
+    return {**os.environ, 'PYTHONPATH': str(root)}
 
 
 @pytest.fixture

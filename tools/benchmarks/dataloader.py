@@ -6,7 +6,6 @@ JPEG files of ImageNet's size are generated, and read by the training pipeline o
 
 import argparse
 import copy
-import importlib.util
 import os
 import os.path as osp
 import tempfile
@@ -91,12 +90,12 @@ def main() -> None:
     cv2.setNumThreads(0)  # as mmengine does, whose workers are the parallelism
     cfg = read_config(args.config)
     variants = dict(VARIANTS)
-    if importlib.util.find_spec('turbojpeg') is None:
-        print('TurboJPEG is left out: `pip install PyTurboJPEG`, and libturbojpeg, bring it.')
-        del variants['decoded by TurboJPEG']
-    else:
+    try:
         mmcv.use_backend('turbojpeg')  # makes mmcv's decoder, which the option of a pipeline does not
-        mmcv.use_backend('cv2')
+    except (ImportError, OSError, RuntimeError) as error:
+        print(f'TurboJPEG is left out: `pip install PyTurboJPEG`, and libturbojpeg, bring it ({error}).')
+        del variants['decoded by TurboJPEG']
+    mmcv.use_backend('cv2')
     rows: List[Dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         size = generate(folder, args.images)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rsd_mm import RSDLoss
+from rsd_mm.utils.launch import destroy_process_group
 from rsd_mm.utils.timing import (
     add_benchmark_arguments,
     measure,
@@ -110,7 +111,7 @@ def main() -> None:
         rows = [dict(row, processes=dist.get_world_size()) for row in rows]
         main_process = dist.get_rank() == 0
         dist.barrier()
-        dist.destroy_process_group()  # Its threads would free tensors while the interpreter ends.
+        destroy_process_group()
         if not main_process:
             return
     columns: Dict[str, Tuple[str, str]] = dict(batch=('B', ''), dim=('D', ''))

@@ -94,7 +94,7 @@ def steps(cfg: Config, batch: int, args: argparse.Namespace) -> Tuple[Dict[str, 
         with torch.autocast(torch.device(args.device).type, dtype, enabled=dtype is not None):
             distiller.teacher(images, distiller._teacher_taps)
 
-    validated = MODELS.build(student_alone(cfg).model).to(args.device).eval()
+    validated = copy.deepcopy(plain).to(args.device).eval()
     validate = torch.no_grad()(functools.partial(validated.val_step, data))
     found = {PLAIN: step_of(plain, cfg), VALIDATION: validate, TEACHER: look, DISTILLED: trained}
     for name in args.options:
