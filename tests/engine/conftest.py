@@ -2,7 +2,6 @@
 """Real runs of a real Runner: the quickstart's student and teacher on a few digits."""
 
 import itertools
-import signal
 
 import pytest
 import torch
@@ -16,15 +15,6 @@ _numbers = itertools.count()
 def _plain_texts(monkeypatch):
     """Laying out the text of a config, which is in every checkpoint, takes longer than these runs (upstream)."""
     monkeypatch.setattr(config, 'FormatCode', lambda text, **options: (text, True), raising=False)
-
-
-@pytest.fixture(autouse=True)
-def _own_signals():
-    """A run that ends with an error leaves its handler behind."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

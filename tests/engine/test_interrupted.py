@@ -190,6 +190,15 @@ def test_ctrl_c_by_option(make_runner, tmp_path):
     assert (tmp_path / 'work' / 'interrupted.pth').exists()
 
 
+def test_an_error_leaves_nothing_behind(make_runner):
+    runner = make_runner(epochs=1, optim_wrapper__optimizer__lr=1e30)
+    init = runner.train_dataloader.worker_init_fn
+    with pytest.raises(FloatingPointError):
+        runner.train()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert runner.train_dataloader.worker_init_fn is init
+
+
 def test_the_second_signal_ends_it_at_once(start, tmp_path):
     finish(start(signals=2, epochs=1), -signal.SIGTERM)
     assert not (tmp_path / 'work' / 'interrupted.pth').exists()

@@ -40,7 +40,9 @@ def race(run_tool, place, *arguments, check=True):
 @pytest.fixture(scope='module')
 def interrupted(place):
     """A race that was told to end while its second run trained, and then the same command again."""
-    options = ['--methods', 'kd', '--seeds', '1', '--epochs', '2', '--work-dir', 'race']
+    options = ['--methods', 'kd', '--seeds', '1', '--epochs', '2', '--work-dir', 'race', '--cfg-options']
+    # Data workers that persist must not keep a run from exiting.
+    options += ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
     command = [sys.executable, str(ROOT / 'tools' / 'compare.py'), str(PAIR), *options]
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     with open(place / 'first.log', 'w') as log:

@@ -5,12 +5,14 @@ import functools
 import os
 import signal
 import threading
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import mmengine.dist as dist
 import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
+
+from rsd_mm.engine.cleanup import cleanup_stack
 
 
 @HOOKS.register_module()
@@ -48,25 +50,25 @@ class InterruptHook(Hook):
         self.numbers = [int(signal.Signals[name]) for name in signals]
         self.interval = interval
         self._received = 0
-        self._previous: Dict[int, Any] = {}
+
+    def before_run(self, runner: Any) -> None:
+        """Have restored what ``before_train`` changes, however training ends."""
+        self._cleanup = cleanup_stack(runner)
 
     def before_train(self, runner: Any) -> None:
-        """Listen."""
+        """Install the handlers, here and in the data workers."""
         if threading.current_thread() is not threading.main_thread():
-            return  # Python hands signals to the main thread only
+            return  # Python hands signals to the main thread only.
         self._received = 0
-        self._previous = {number: signal.signal(number, self._note) for number in self.numbers}
+        for number in self.numbers:
+            self._cleanup.callback(signal.signal, number, signal.signal(number, self._note))
+        training = torch.ones(1, dtype=torch.uint8).share_memory_()  # Workers see when it becomes 0.
+        self._cleanup.callback(training.zero_)
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None:
-                loop.dataloader.worker_init_fn = functools.partial(
-                    _start_worker, self.numbers, loop.dataloader.worker_init_fn
-                )
-
-    def after_train(self, runner: Any) -> None:
-        """Listen no longer."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+                init = loop.dataloader.worker_init_fn
+                self._cleanup.callback(setattr, loop.dataloader, 'worker_init_fn', init)
+                loop.dataloader.worker_init_fn = functools.partial(_start_worker, self.numbers, training, init)
 
     def _note(self, number: int, frame: Any) -> None:
         if self._received:
@@ -97,18 +99,20 @@ class InterruptHook(Hook):
             backend_args=hooks[0].backend_args if hooks else None,
         )
         dist.barrier()  # a process that leaves earlier would have the launcher end the one that writes
-        self.after_train(runner)
         runner.logger.warning(f'{name}: saved. Go on with --resume.')
         raise SystemExit(128 + number)
 
 
-def _start_worker(numbers: Sequence[int], init: Optional[Callable[[int], None]], worker: int) -> None:
-    """A signal often goes to data workers as well, and a worker that dies takes the run along."""
+def _start_worker(
+    numbers: Sequence[int], training: torch.Tensor, init: Optional[Callable[[int], None]], worker: int
+) -> None:
+    """Keep a data worker alive while its parent trains: a signal to the job often reaches the workers as well."""
+
+    def survive(number: int, frame: Any) -> None:
+        if not training:
+            os._exit(0)  # As torch's own handler does, without which the parent would wait for the worker for ever.
+
     for number in numbers:
-        signal.signal(number, _survive_once)
+        signal.signal(number, survive)
     if init is not None:
         init(worker)
-
-
-def _survive_once(number: int, frame: Any) -> None:
-    signal.signal(number, signal.SIG_DFL)
