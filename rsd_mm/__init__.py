@@ -25,7 +25,7 @@ from .engine import (  # noqa: E402
     TeacherAccuracyHook,
 )
 from .models import Distiller, RSDDistiller, RSDLoss, RSDProjector, rsd_loss, rsd_loss_parts  # noqa: E402
-from .utils.checkpoint import allow_mmengine_objects  # noqa: E402
+from .utils.safe_loading import allow_mmengine_objects  # noqa: E402
 
 allow_mmengine_objects()
 

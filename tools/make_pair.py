@@ -23,10 +23,12 @@ from mmengine.logging import MMLogger
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from rsd_mm.utils.checkpoint import CheckpointError, load_strictly
-from rsd_mm.utils.config import build_model, image_side, resolve_model
+from rsd_mm.models.reference import build_model, resolve_model
+from rsd_mm.utils.checkpoint import CheckpointError
+from rsd_mm.utils.config import image_side
 from rsd_mm.utils.launch import build_with_random_weights
-from rsd_mm.utils.model_index import find_classifier
+from rsd_mm.utils.model_index import index_entry
+from rsd_mm.utils.weights import load_strictly
 
 BASES = osp.join(osp.dirname(osp.abspath(__file__)), '..', 'configs', '_base_')
 PLAIN_LOSS = dict(type='CrossEntropyLoss', loss_weight=1.0)
@@ -105,7 +107,7 @@ def parse_args() -> argparse.Namespace:
 def find_network(name: str, role: str) -> Network:
     """The model that a name stands for."""
     if not name.startswith('timm/'):
-        entry = find_classifier(name, role)
+        entry = index_entry(name, role)
         cfg = entry.config
         if 'head' not in cfg.model:
             raise ValueError(

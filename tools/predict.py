@@ -12,7 +12,7 @@ from typing import List
 from mmengine.config import Config
 from mmpretrain import ImageClassificationInferencer
 
-from rsd_mm.utils.config import gives_bgr
+from rsd_mm.models.reference import gives_bgr
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.pgm', '.tif', '.tiff')
 

@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from rsd_mm.utils.checkpoint import load_strictly
-from rsd_mm.utils.config import student_config, unwrap
+from rsd_mm.models.reference import student_config
+from rsd_mm.utils.config import unwrap
 from rsd_mm.utils.launch import (
     add_run_arguments,
     check_data_folders,
@@ -22,6 +22,7 @@ from rsd_mm.utils.launch import (
     run_distributed,
     set_dataloader_defaults,
 )
+from rsd_mm.utils.weights import load_strictly
 
 
 def parse_args() -> argparse.Namespace:

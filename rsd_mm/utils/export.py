@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from rsd_mm.version import __version__
 
-from .checkpoint import load_strictly, read_checkpoint, state_dict_of
+from .checkpoint import read_checkpoint, state_dict_of
 from .config import build_model, gives_bgr, resolve_model, student_config
+from .weights import load_strictly
 
 #: What of a run's config a plain student keeps: how it is tested, and the runtime.
 _KEPT = (

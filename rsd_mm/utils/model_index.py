@@ -1,5 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""MMPretrain's model index: its classifiers by name, their weights, and the accuracy that is stated of them."""
+"""MMPretrain's model index: classifiers by name, their weights, and their stated accuracy."""
 
 import difflib
 import os
@@ -7,7 +7,7 @@ import re
 from typing import Any, Dict, NamedTuple, Optional
 from urllib.parse import urlparse
 
-#: How the files of published weights end: with a part of their hash. Reading the index takes seconds.
+#: Files of published weights end with a part of their hash. Others need no index, which takes seconds to read.
 PUBLISHED_FILE = re.compile(r'[-_][0-9a-f]{8}\.pth$')
 
 
@@ -15,8 +15,8 @@ class Published(NamedTuple):
     """What the index states of a file of weights.
 
     Attributes:
-        name (str): The model's name in the index.
-        dataset (str): On which it was evaluated, in the index's words, for example ``ImageNet-1k``.
+        name (str): The model's name.
+        dataset (str): The dataset of the evaluation, in the index's words, for example ``ImageNet-1k``.
         top1 (float): Top-1 accuracy in percent.
     """
 
@@ -26,17 +26,18 @@ class Published(NamedTuple):
 
 
 def classifiers() -> Dict[str, Any]:
-    """The classifiers of the index by name: ``modelindex`` models, whose ``config`` is a path until it is asked for."""
+    """Return the index's ``modelindex`` models of classifiers by name; their ``config`` is a path."""
     from mmpretrain.apis.model import ModelHub, list_models
 
+    # Private to MMPretrain, whose public ModelHub.get reads the config file of each model.
     return {name: ModelHub._models_dict[name] for name in list_models(task='Image Classification')}
 
 
-def find_classifier(name: str, role: str) -> Any:
-    """A classifier of the index, with its config read.
+def index_entry(name: str, role: str) -> Any:
+    """Return a classifier of the index, with its config loaded.
 
     Raises:
-        ValueError: If there is none of that name; the closest names are given.
+        ValueError: If there is none of that name; suggests the closest names.
     """
     from mmpretrain.apis.model import ModelHub
 
@@ -52,10 +53,10 @@ def find_classifier(name: str, role: str) -> Any:
 
 
 def published_accuracy(checkpoint: str) -> Optional[Published]:
-    """What the index states of a checkpoint: a URL of the index, or a file that has kept its name.
+    """Return what the index states of a checkpoint, a URL of the index or a file of the same name.
 
     Returns:
-        Published, optional: None if the index does not know the file, or states no top-1 accuracy of it.
+        Published, optional: None for an unknown file, or one without a top-1 accuracy.
     """
     file = os.path.basename(urlparse(checkpoint).path)
     if not PUBLISHED_FILE.search(file):

@@ -19,7 +19,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 
-from rsd_mm.models.distillers import num_classes
+from rsd_mm.models.taps import num_classes
 
 from .report import markdown_table
 

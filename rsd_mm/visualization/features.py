@@ -6,8 +6,8 @@ from typing import Any, Iterator, List, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from rsd_mm.models.distillers import Distiller, Recorder
-from rsd_mm.models.distillers.taps import Tap
+from rsd_mm.models.distillers import Distiller
+from rsd_mm.models.taps import Recorder, Tap
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
-from rsd_mm.utils import read_checkpoint, resolve_model
+from rsd_mm.models.reference import resolve_model
+from rsd_mm.utils import read_checkpoint
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec('mmrazor') is None, reason='mmrazor is not installed')
 

@@ -15,7 +15,8 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR100
 
 from rsd_mm import Distiller, RSDDistiller
-from rsd_mm.utils import read_checkpoint, resolve_model
+from rsd_mm.models.reference import resolve_model
+from rsd_mm.utils import read_checkpoint
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 README = (CONFIGS / 'rsd' / 'README.md').read_text()

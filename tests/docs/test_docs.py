@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import rsd_mm
 from rsd_mm.models.distillers.teacher import Teacher
-from rsd_mm.utils.config import REFERENCE_OPTIONS
+from rsd_mm.models.reference import REFERENCE_OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {path.stem: path.read_text() for path in sorted((ROOT / 'docs').glob('*.md'))}

@@ -25,7 +25,7 @@ def digits_config(root, tmp_path):
         cfg = Config.fromfile(root / 'configs/quickstart/resnet_to_vit_digits.py')
         teacher = tmp_path / 'teacher.pth'
         if not teacher.exists():
-            from rsd_mm.utils.config import build_model, resolve_model
+            from rsd_mm.models.reference import build_model, resolve_model
 
             torch.manual_seed(0)
             reference = resolve_model(dict(cfg_path=str(root / 'configs/quickstart/resnet_digits.py')), 'teacher')

@@ -170,7 +170,7 @@ def test_amp_on_a_gpu(train):
 def test_sync_bn_converts_student_and_projector_and_no_teacher(make_distiller):
     """SyncBatchNorm runs on accelerators only, so its conversion is what can be seen here."""
     distiller = make_distiller(teacher=None)
-    taps = copy.copy(distiller._student_taps)
+    taps = copy.copy(distiller.student_taps)
     converted = convert_sync_batchnorm(distiller, 'torch')
 
     def kinds(module, kind):
@@ -179,4 +179,4 @@ def test_sync_bn_converts_student_and_projector_and_no_teacher(make_distiller):
     assert kinds(converted, nn.SyncBatchNorm) == kinds(distiller.student, nn.SyncBatchNorm) + 1 > 2
     assert not kinds(converted, nn.BatchNorm2d) + kinds(converted, nn.BatchNorm1d)
     assert not kinds(converted.teacher, nn.SyncBatchNorm)
-    assert converted._student_taps == taps
+    assert converted.student_taps == taps

@@ -14,8 +14,8 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from zoo import ARCHITECTURES
 
-from rsd_mm.utils import resolve_model
-from rsd_mm.utils.model_index import find_classifier
+from rsd_mm.models.reference import resolve_model
+from rsd_mm.utils.model_index import index_entry
 
 PATH = Path(__file__).resolve().parents[2] / 'tools' / 'make_pair.py'
 SPEC = importlib.util.spec_from_file_location('make_pair', PATH)
@@ -227,7 +227,7 @@ def test_files_are_not_overwritten(make, tmp_path):
 @pytest.mark.parametrize('name', ARCHITECTURES)
 def test_every_architecture(make, name):
     """As student and as teacher; what is written has been built and given a batch."""
-    teacher = name if find_classifier(name, 'teacher').weights else 'swin-tiny_16xb64_in1k'
+    teacher = name if index_entry(name, 'teacher').weights else 'swin-tiny_16xb64_in1k'
     cfg, said = make(teacher, name, 'cifar100')
     assert 'on 100 classes' in said
     assert cfg.model.student.cfg_path == f'mmpretrain::{name}'

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from rsd_mm.models.reference import build_model, resolve_model
 from rsd_mm.utils import read_checkpoint
-from rsd_mm.utils.config import build_model, resolve_model
 
 
 def test_two_nodes(root, tmp_path):

@@ -11,7 +11,8 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from rsd_mm.utils import CheckpointError, load_strictly, read_checkpoint, state_dict_of
-from rsd_mm.utils.checkpoint import _history_statistic, newest_checkpoint
+from rsd_mm.utils.checkpoint import newest_checkpoint
+from rsd_mm.utils.safe_loading import _history_statistic
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
+from rsd_mm.models.reference import ModelReference, build_model
 from rsd_mm.utils import read_checkpoint
-from rsd_mm.utils.config import ModelReference, build_model
 
 
 def load(rank, world, folder):

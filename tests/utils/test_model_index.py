@@ -1,8 +1,9 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 import pytest
 
-from rsd_mm.utils import model_index, resolve_model
-from rsd_mm.utils.model_index import PUBLISHED_FILE, Published, classifiers, find_classifier, published_accuracy
+from rsd_mm.models.reference import resolve_model
+from rsd_mm.utils import model_index
+from rsd_mm.utils.model_index import PUBLISHED_FILE, Published, classifiers, index_entry, published_accuracy
 
 SWIN = 'swin_tiny_224_b16x64_300e_imagenet_20210616_090925-66df6be6.pth'
 
@@ -36,7 +37,7 @@ def test_names_tell_weights_of_one_config_apart():
     assert first.model == second.model
     assert first.checkpoint.endswith('convnext-tiny_32xb128_in1k_20221207-998cf3e9.pth')
     assert second.checkpoint.endswith('convnext-tiny_32xb128-noema_in1k_20221208-5d4509c7.pth')
-    assert first.checkpoint == find_classifier('ConvNeXt-Tiny_32xb128_in1k', 'teacher').weights
+    assert first.checkpoint == index_entry('ConvNeXt-Tiny_32xb128_in1k', 'teacher').weights
 
 
 def test_a_name_is_the_same_model_as_its_file():
@@ -58,7 +59,7 @@ def test_unknown_names_suggest():
 def test_models_of_other_tasks_are_no_classifiers():
     assert 'resnet50_8xb32_in1k' in classifiers()
     with pytest.raises(ValueError, match='no classifier'):
-        find_classifier('blip-base_3rdparty_caption', 'teacher')
+        index_entry('blip-base_3rdparty_caption', 'teacher')
 
 
 def test_weights_that_are_not_published():

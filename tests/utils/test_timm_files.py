@@ -25,7 +25,7 @@ def build(tmp_path):
         path = str(tmp_path / 'teacher.pth')
         torch.save(state, path)
         cfg = dict(type='TimmClassifier', model_name=name, num_classes=100, checkpoint=path)
-        return Teacher(cfg, MODELS.build(dict(type='ClsDataPreprocessor')))
+        return Teacher.from_config(cfg, MODELS.build(dict(type='ClsDataPreprocessor')))
 
     return build_teacher
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsd_mm.models.distillers import resolve_tap
+from rsd_mm.models.taps import resolve_tap
 from rsd_mm.visualization import MinibatchCKA, read_features, unbiased_hsic
 
 

@@ -64,7 +64,7 @@ def tell(cfg: Config, args: argparse.Namespace) -> List[Dict[str, Any]]:
     }
     functions: Dict[str, Callable[[], Any]] = {
         'student': torch.no_grad()(lambda: own(images)),
-        'teacher': lambda: own.teacher(images, own._teacher_taps),
+        'teacher': lambda: own.teacher(images, own.teacher_taps),
         'training the student alone': training_step(plain, cfg.optim_wrapper, data, args.device),
     }
     name = osp.splitext(osp.basename(args.config))[0]

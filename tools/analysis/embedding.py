@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rsd_mm.models.distillers import resolve_tap
+from rsd_mm.models.taps import resolve_tap
 from rsd_mm.utils import load_strictly
 from rsd_mm.utils.analysis import add_student_arguments, labelled, load_distillation
 from rsd_mm.visualization import effective_rank, read_features

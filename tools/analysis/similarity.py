@@ -11,7 +11,7 @@ from typing import Dict, List
 import numpy as np
 from tqdm import tqdm
 
-from rsd_mm.models.distillers import resolve_tap
+from rsd_mm.models.taps import resolve_tap
 from rsd_mm.utils import load_strictly
 from rsd_mm.utils.analysis import add_student_arguments, labelled, load_distillation
 from rsd_mm.utils.report import markdown_table

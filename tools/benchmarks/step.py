@@ -92,7 +92,7 @@ def steps(cfg: Config, batch: int, args: argparse.Namespace) -> Tuple[Dict[str, 
 
     def look() -> None:
         with torch.autocast(torch.device(args.device).type, dtype, enabled=dtype is not None):
-            distiller.teacher(images, distiller._teacher_taps)
+            distiller.teacher(images, distiller.teacher_taps)
 
     validated = copy.deepcopy(plain).to(args.device).eval()
     validate = torch.no_grad()(functools.partial(validated.val_step, data))

@@ -7,7 +7,8 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from rsd_mm.models.distillers import Distiller, num_classes
+from rsd_mm.models.distillers import Distiller
+from rsd_mm.models.taps import num_classes
 from rsd_mm.utils.config import unwrap
 
 

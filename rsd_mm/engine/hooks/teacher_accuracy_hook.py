@@ -9,8 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 
-from rsd_mm.models.distillers import Distiller, num_classes
-from rsd_mm.models.distillers.distiller import TeacherClassifier
+from rsd_mm.models.distillers import Distiller, TeacherClassifier
+from rsd_mm.models.taps import num_classes
 from rsd_mm.utils.config import unwrap
 from rsd_mm.utils.model_index import published_accuracy
 from rsd_mm.utils.random_state import keep_random_state

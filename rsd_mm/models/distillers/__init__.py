@@ -1,19 +1,9 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-from .distiller import Distiller, DistillTerm, TeacherClassifier
+from .distiller import Distiller
+from .input_bridge import InputBridge
 from .rsd_distiller import RSDDistiller
-from .taps import Recorder, Tap, find_classifiers, num_classes, resolve_tap
-from .teacher import InputBridge, Teacher
+from .teacher import Teacher
+from .teacher_classifier import TeacherClassifier
+from .term import DistillTerm
 
-__all__ = [
-    'DistillTerm',
-    'Distiller',
-    'InputBridge',
-    'RSDDistiller',
-    'Recorder',
-    'Tap',
-    'Teacher',
-    'TeacherClassifier',
-    'find_classifiers',
-    'num_classes',
-    'resolve_tap',
-]
+__all__ = ['DistillTerm', 'Distiller', 'InputBridge', 'RSDDistiller', 'Teacher', 'TeacherClassifier']

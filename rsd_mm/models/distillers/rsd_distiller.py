@@ -1,55 +1,36 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 """Redundancy Suppression Distillation."""
 
+import inspect
 from typing import Any, Dict, Optional, Union
 
 from mmengine.registry import MODELS
 
-from rsd_mm.utils.config import unknown_option
+from rsd_mm.utils.checks import unknown_option
 
 from .distiller import Distiller
-
-_OPTIONS = (
-    'student',
-    'teacher',
-    'projector',
-    'loss',
-    'student_tap',
-    'teacher_tap',
-    'terms',
-    'data_preprocessor',
-    'init_cfg',
-    'channels_last',
-    'compile',
-)
 
 
 @MODELS.register_module()
 class RSDDistiller(Distiller):
     r"""Redundancy Suppression Distillation (RSD), arXiv 2507.21844, ICCV 2025.
 
-    :math:`L = L_{CE}(\text{student}) + \lambda L_{RSD}(h(z_s), z_t)`, with
-    :math:`z_s, z_t` the embeddings of student and teacher (what enters their
-    classifiers, ``(B, D_s)`` and ``(B, D_t)``), :math:`h` a projector
-    (:class:`~rsd_mm.RSDProjector`) and :math:`L_{RSD}` of
-    :func:`~rsd_mm.rsd_loss`.
+    :math:`L = L_{CE}(\text{student}) + \lambda L_{RSD}(h(z_s), z_t)`, with :math:`z_s, z_t` the embeddings of student
+    and teacher (what enters their classifiers, ``(B, D_s)`` and ``(B, D_t)``), :math:`h` a projector
+    (:class:`~rsd_mm.RSDProjector`) and :math:`L_{RSD}` of :func:`~rsd_mm.rsd_loss`.
 
-    It is the :class:`Distiller` with one term filled in, called ``loss_rsd``; its
-    parts are logged as ``rsd_invariance`` and ``rsd_decorrelation``.
+    It is the :class:`Distiller` with one term filled in, ``loss_rsd``, whose parts are logged as ``rsd_invariance`` and
+    ``rsd_decorrelation``.
 
     Args:
         student (dict): See :class:`Distiller`.
         teacher (dict): See :class:`Distiller` and :class:`Teacher`.
-        projector (dict, optional): The projector; options that are left out are
-            those of :class:`~rsd_mm.RSDProjector`, widths are inferred. None is
-            no projector, for two embeddings of one width. Defaults to
-            ``dict(type='RSDProjector')``.
-        loss (dict): The loss. Defaults to ``dict(type='RSDLoss')``, which is
-            lambda 0.1 and kappa 0.01, the paper.
-        student_tap (str | dict): What is read of the student. Defaults to
-            ``'embedding'``, the paper; ``'logits'`` is the paper's ablation.
-        teacher_tap (str | dict): What is read of the teacher. Defaults to
-            ``'embedding'``.
+        projector (dict, optional): The projector; its ``type`` defaults to ``RSDProjector``, widths are inferred. None
+            is no projector, for two embeddings of one width. Defaults to ``dict(type='RSDProjector')``.
+        loss (dict): The loss; its ``type`` defaults to ``RSDLoss``, with lambda 0.1 and kappa 0.01, the paper.
+        student_tap (str | dict): What is read of the student. Defaults to ``'embedding'``, the paper; ``'logits'`` is
+            its ablation.
+        teacher_tap (str | dict): What is read of the teacher. Defaults to ``'embedding'``.
         terms (Dict[str, dict], optional): Further terms, see :class:`Distiller`.
         data_preprocessor (dict, optional): See :class:`Distiller`.
         init_cfg (dict, optional): See :class:`Distiller`.
@@ -57,7 +38,7 @@ class RSDDistiller(Distiller):
         compile (bool | dict): See :class:`Distiller`. Defaults to False.
 
     Raises:
-        ValueError: See :class:`Distiller`; also for an option that does not exist.
+        ValueError: See :class:`Distiller`; also for an unknown option.
 
     Examples:
         >>> model = dict(
@@ -83,8 +64,9 @@ class RSDDistiller(Distiller):
         **unknown: Any,
     ) -> None:
         for option in unknown:
-            raise ValueError(unknown_option('model', 'RSDDistiller', option, _OPTIONS))
-        if projector is not None and isinstance(projector, dict):
+            known = [name for name in inspect.signature(RSDDistiller).parameters if name != 'unknown']
+            raise ValueError(unknown_option('model', 'RSDDistiller', option, known))
+        if isinstance(projector, dict):
             projector = {'type': 'RSDProjector', **projector}
         if isinstance(loss, dict):
             loss = {'type': 'RSDLoss', **loss}

@@ -2,191 +2,135 @@
 """The teacher: images in, detached representations out."""
 
 import contextlib
+import inspect
 from typing import Any, ContextManager, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
-import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from rsd_mm.utils.checkpoint import load_strictly
-from rsd_mm.utils.compile import compile_around, compile_options
-from rsd_mm.utils.config import build_model, resolve_model
+from rsd_mm.models.reference import ModelReference, build_model, resolve_model
+from rsd_mm.models.taps import Recorder, Tap, num_classes, resolve_tap
+from rsd_mm.utils.checks import check_flag
+from rsd_mm.utils.weights import load_strictly
 
-from .taps import Recorder, Tap, num_classes, resolve_tap
+from .compile import compile_around, compile_options
+from .input_bridge import InputBridge, reverses_channels
 
 #: What a teacher may compute in, whatever its student does.
 PRECISIONS = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 
 
-class InputBridge(nn.Module):
-    """Turns the student's normalized images into those that the teacher expects.
+class Teacher(nn.Module):
+    """A frozen, pretrained network, used for inference only.
 
-    Normalization is undone and redone in one affine step per channel,
-    ``x * std_s / std_t + (mean_s - mean_t) / std_t``. Mixup and CutMix are
-    averages and exchanges of pixels, with which an affine step commutes: the
-    teacher sees the very images that the student sees. With equal normalization
-    and size, images pass as they are, without a copy.
+    It is always in eval mode, drop path and dropout included, has no gradients, and follows the device of the images
+    that it is given.
+
+    A distiller holds it as a plain attribute rather than as a submodule, so what walks over a model's modules,
+    parameters or state (optimizer, DDP, checkpoints, EMA, mmengine's initial broadcast) does not meet it. Copies of a
+    distiller share it, since it never changes.
 
     Args:
-        student (nn.Module): The student's data preprocessor.
-        teacher (nn.Module): The teacher's data preprocessor.
-        size (Tuple[int, int], optional): Height and width that the teacher
-            expects, if they differ from the student's. Defaults to None.
-        flip (bool, optional): Whether the teacher sees the channels in the
-            opposite order (RGB and BGR). Defaults to None: it does if one of the
-            preprocessors exchanges the loaded channels and the other does not.
-    """
+        model (dict): The model: inline, or ``dict(cfg_path=..., pretrained=True, checkpoint=...)``, see
+            :func:`~rsd_mm.models.reference.resolve_model`.
+        student_preprocessor (nn.Module): The student's data preprocessor, whose normalization is bridged. A teacher
+            whose config has none is taken to be normalized like the student.
+        allow_random_weights (bool): Run without weights, for a test. Defaults to False.
+        input_size (int | Tuple[int, int], optional): Side, or height and width, that images are resized to. Defaults to
+            None, the student's size.
+        flip_channels (bool, optional): Whether it sees BGR where the student sees RGB, or vice versa. Defaults to None:
+            the preprocessor of an inline teacher describes the run's images like the student's does; a teacher of
+            another config file sees what that file's own images and preprocessor make (BGR for MMPretrain's RegNet and
+            MobileViT, RGB for nearly all others), and the student RGB.
+        precision (str, optional): ``'bfloat16'``, ``'float16'`` or ``'float32'``, in which it computes by autocast
+            whatever the student trains in. Defaults to None, as the student. For this and the following options see
+            docs/performance.md.
+        channels_last (bool): Memory format of its images and convolutions. Defaults to False.
+        compile (bool | dict): True, or the arguments of ``torch.compile``, for all of its parts in which nothing is
+            read. Defaults to False.
 
-    scale: Tensor
-    shift: Tensor
+    Raises:
+        CheckpointError: If the checkpoint cannot be read, or does not fit in every key and shape.
+        ValueError: If it has no weights and ``allow_random_weights`` is False, or if an option is wrong.
+    """
 
     def __init__(
         self,
-        student: nn.Module,
-        teacher: nn.Module,
-        size: Optional[Tuple[int, int]] = None,
-        flip: Optional[bool] = None,
+        model: Dict[str, Any],
+        student_preprocessor: nn.Module,
+        allow_random_weights: bool = False,
+        input_size: Union[int, Tuple[int, int], None] = None,
+        flip_channels: Optional[bool] = None,
+        precision: Optional[str] = None,
+        channels_last: bool = False,
+        compile: Union[bool, dict] = False,
     ) -> None:
         super().__init__()
-        (mean_s, std_s, exchanges_s), (mean_t, std_t, exchanges_t) = _normalization(student), _normalization(teacher)
-        self.flip = exchanges_s != exchanges_t if flip is None else flip
-        if self.flip:  # into the teacher's order of channels
-            mean_s, std_s = mean_s.flip(0), std_s.flip(0)
-        # Part of the config rather than of what is learned: not in the state dict.
-        self.register_buffer('scale', (std_s / std_t).float(), persistent=False)
-        self.register_buffer('shift', ((mean_s - mean_t) / std_t).float(), persistent=False)
-        self.renormalize = not (torch.equal(mean_s, mean_t) and torch.equal(std_s, std_t))
-        self.size = size
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(B, C, H, W)`` as the student sees them to ``(B, C, H', W')`` for the teacher."""
-        if self.flip and images.shape[1] == 3:
-            images = images.flip(1)
-        if self.renormalize:
-            images = torch.addcmul(self.shift.to(images.dtype), images, self.scale.to(images.dtype))
-        if self.size is not None and tuple(images.shape[-2:]) != self.size:
-            images = F.interpolate(images, size=self.size, mode='bicubic', antialias=True)
-        return images
-
-    def extra_repr(self) -> str:
-        return f'renormalize={self.renormalize}, flip={self.flip}, size={self.size}'
-
-
-def _normalization(preprocessor: Any) -> Tuple[Tensor, Tensor, bool]:
-    """Mean and std, ``(C, 1, 1)`` in float64 in the model's order, and whether loaded channels are exchanged."""
-    mean, std = torch.zeros(1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64)
-    if getattr(preprocessor, '_enable_normalize', False):
-        mean, std = preprocessor.mean.double().cpu(), preprocessor.std.double().cpu()
-    # ClsDataPreprocessor says to_rgb, mmengine's ImgDataPreprocessor whether it exchanges channels.
-    exchanges = getattr(preprocessor, 'to_rgb', getattr(preprocessor, '_channel_conversion', False))
-    return mean, std, bool(exchanges)
-
-
-class Teacher(nn.Module):
-    """A frozen, pretrained network that only looks.
-
-    It is always in eval mode, whatever ``train()`` is called with (drop path and
-    dropout included), has no gradients, and follows the device of the images
-    that it is given, so it need not be moved along with the student.
-
-    A distiller holds it as a plain attribute rather than as a submodule: what
-    walks over a model's modules, parameters or state (optimizer, DDP, checkpoints,
-    EMA, mmengine's initial broadcast) does not meet it. Copies of a distiller
-    share it, since it never changes.
-
-    Args:
-        model (dict): The model: inline, or ``dict(cfg_path=..., pretrained=True,
-            checkpoint=...)``, see :func:`~rsd_mm.utils.resolve_model`. Also taken
-            here: ``allow_random_weights`` (default False), to run without
-            weights, for a test; ``input_size`` (default None), the side or
-            (height, width) that images are resized to for it;
-            ``flip_channels``, whether it sees BGR where the student sees RGB or
-            the other way round. Defaults to None, to tell by the config: an
-            inline teacher's preprocessor describes this run's images like the
-            student's does; a teacher of another config file sees what that file's
-            own images and preprocessor make (BGR for MMPretrain's RegNet and
-            MobileViT, RGB for nearly all others), and the student RGB.
-            For speed, see docs/performance.md: ``precision``, ``'bfloat16'``,
-            ``'float16'`` or ``'float32'``, in which it computes by autocast
-            whatever the student trains in (default None, as the student);
-            ``channels_last`` (default False), its layout of images and
-            convolutions; ``compile``, True or the arguments of ``torch.compile``,
-            for all of its parts in which nothing is read (default False).
-        student_preprocessor (nn.Module): The student's data preprocessor, whose
-            normalization is bridged. A teacher whose config has none is taken to
-            be normalized like the student.
-
-    Raises:
-        CheckpointError: If the checkpoint can't be read, or does not fit in every
-            key and shape.
-        ValueError: If it has no weights and does not say that it needs none, or
-            if an option is wrong.
-    """
-
-    def __init__(self, model: Dict[str, Any], student_preprocessor: nn.Module) -> None:
-        super().__init__()
-        cfg = dict(model)
-        random_weights = cfg.pop('allow_random_weights', False)
-        size = _pair(cfg.pop('input_size', None))
-        flip = cfg.pop('flip_channels', None)
-        if flip not in (None, True, False):
-            raise ValueError(f'teacher: flip_channels is True, False or None (told by the config), received {flip!r}.')
-        self.precision = cfg.pop('precision', None)
-        if self.precision not in (None, *PRECISIONS):
+        size = _pair(input_size)
+        if flip_channels not in (None, True, False):
+            raise ValueError(
+                f'teacher: flip_channels is True, False or None (told by the config), received {flip_channels!r}.'
+            )
+        if precision not in (None, *PRECISIONS):
             raise ValueError(
                 f"teacher: precision is one of {', '.join(map(repr, PRECISIONS))}, or None for the student's, received "
-                f'{self.precision!r}.'
+                f'{precision!r}.'
             )
-        self.channels_last = check_flag(cfg.pop('channels_last', False), 'teacher', 'channels_last')
-        self._compile = compile_options(cfg.pop('compile', False), 'teacher')
+        self.precision = precision
+        self.channels_last = check_flag('teacher: channels_last', channels_last)
+        self._compile = compile_options(compile, 'teacher')
         self._compiled: Optional[List[str]] = None
         self._sources: Dict[str, None] = {}
-        reference = resolve_model(cfg, 'teacher')
+        reference = resolve_model(model, 'teacher')
         reference.model.pop('train_cfg', None)  # batch augmentations, which it gets from the student
-        own_preprocessor = reference.model.get('data_preprocessor') is not None
-        checkpoint = reference.checkpoint or _take_checkpoint(reference.model)
-        #: Whether it is what its package or a checkpoint says, and not random.
-        self.has_weights = checkpoint is not None or reference.model.get('pretrained') is True
-        if not self.has_weights and not random_weights:
+        #: Where it comes from, for logs and messages.
+        self.origin = reference.origin
+        self.checkpoint = reference.checkpoint or _take_checkpoint(reference.model)
+        #: Whether it has the weights of its package or of a checkpoint, rather than random ones.
+        self.has_weights = self.checkpoint is not None or reference.model.get('pretrained') is True
+        if not self.has_weights and not allow_random_weights:
             raise ValueError(
                 f'teacher: {reference.origin} has no weights, and a random teacher teaches nothing. Set '
                 "'checkpoint' to a path or URL, or pretrained=True with a cfg_path of MMPretrain, or, for a "
                 'test run, allow_random_weights=True.'
             )
         self.model = build_model(reference, 'teacher')
-        if checkpoint is not None:
-            load_strictly(self.model, checkpoint, 'teacher')
-        elif self.has_weights and not random_weights:
+        if self.checkpoint is not None:
+            load_strictly(self.model, self.checkpoint, 'teacher')
+        elif self.has_weights and not allow_random_weights:
             _check_timm_classifier(self.model, reference.origin)
-        preprocessor = getattr(self.model, 'data_preprocessor', None)
-        if not own_preprocessor or preprocessor is None:
-            preprocessor = student_preprocessor
-        elif flip is None and reference.loads_bgr is not None:
-            sees_rgb = reference.loads_bgr == _normalization(preprocessor)[2]
-            flip = not sees_rgb
-        self.bridge = InputBridge(student_preprocessor, preprocessor, size, flip)
+        self.bridge = _bridge(reference, self.model, student_preprocessor, size, flip_channels)
         self.requires_grad_(False)
         self.train(False)
         if self.channels_last:
             network: Any = self.model
             network.to(memory_format=torch.channels_last)
-        #: Where it and its weights come from, for logs and messages.
-        self.origin = reference.origin
-        self.checkpoint = checkpoint
-        weights = checkpoint or ("its package's" if self.has_weights else 'RANDOM, as allow_random_weights=True says')
+        weights = self.checkpoint or (
+            "its package's" if self.has_weights else 'RANDOM, as allow_random_weights=True says'
+        )
+        normalization = 'its own' if reference.model.get('data_preprocessor') is not None else 'the same as the student'
         print_log(
-            f'Teacher: {self.origin}; weights: {weights}; normalization: '
-            f'{"its own" if own_preprocessor else "the same as the student"}; input bridge: {self.bridge.extra_repr()}'
-            f'; precision: {self.precision or "the same as the student"}',
+            f'Teacher: {self.origin}; weights: {weights}; normalization: {normalization}; input bridge: '
+            f'{self.bridge.extra_repr()}; precision: {precision or "the same as the student"}',
             logger='current',
         )
 
+    @classmethod
+    def from_config(cls, cfg: Dict[str, Any], student_preprocessor: nn.Module) -> 'Teacher':
+        """Build the ``teacher`` of a config, which has the model's own options and those of this class."""
+        if not isinstance(cfg, dict):
+            return cls(cfg, student_preprocessor)
+        own = list(inspect.signature(cls).parameters)[2:]
+        options = {name: cfg[name] for name in own if name in cfg}
+        model = {name: value for name, value in cfg.items() if name not in own}
+        return cls(model, student_preprocessor, **options)
+
     def tap(self, spec: Union[str, dict]) -> Tap:
-        """Find the place in the teacher that a tap of a config names.
+        """Locate the tap of a config in the teacher.
 
         Raises:
-            ValueError: If there is no such place, or if it lies within a part that is compiled already.
+            ValueError: If there is no such place, or if it lies within a part that is already compiled.
         """
         tap = resolve_tap(self.model, spec, 'teacher')
         self._sources.update(dict.fromkeys(tap.sources))
@@ -200,15 +144,14 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, taps: Sequence[Tap]) -> Dict[Tap, Tensor]:
-        """Read representations of a batch, in one forward.
+        """Read representations of a batch in one forward.
 
         Args:
             images (Tensor): ``(B, C, H, W)``, as the student sees them.
             taps (Sequence[Tap]): What to read, from :meth:`tap`.
 
         Returns:
-            Dict[Tap, Tensor]: What was read, without gradient, in the precision in
-            which the teacher's modules give it.
+            Dict[Tap, Tensor]: Without gradient, in the precision in which the teacher's modules return them.
         """
         if self.bridge.scale.device != images.device:
             self.to(images.device)
@@ -236,15 +179,23 @@ class Teacher(nn.Module):
         return self
 
 
-def check_flag(value: Any, role: str, option: str) -> bool:
-    """Refuse what is neither True nor False."""
-    if not isinstance(value, bool):
-        raise ValueError(f'{role}: {option} is True or False, received {value!r}.')
-    return value
+def _bridge(
+    reference: ModelReference,
+    model: Any,
+    student_preprocessor: nn.Module,
+    size: Optional[Tuple[int, int]],
+    flip: Optional[bool],
+) -> InputBridge:
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    if reference.model.get('data_preprocessor') is None or preprocessor is None:
+        preprocessor = student_preprocessor
+    elif flip is None and reference.loads_bgr is not None:
+        flip = reference.loads_bgr != reverses_channels(preprocessor)  # it sees BGR
+    return InputBridge(student_preprocessor, preprocessor, size, flip)
 
 
 def _take_checkpoint(model: Dict[str, Any]) -> Optional[str]:
-    """Weights given in MMPretrain's ways, taken out so that they are loaded strictly instead."""
+    """Remove weights given in MMPretrain's ways, to load them strictly instead."""
     if isinstance(model.get('pretrained'), str):
         return model.pop('pretrained')
     init_cfg = model.get('init_cfg')
@@ -254,13 +205,13 @@ def _take_checkpoint(model: Dict[str, Any]) -> Optional[str]:
 
 
 def _check_timm_classifier(model: nn.Module, origin: str) -> None:
-    """timm leaves the classifier of a pretrained model random where the classes differ, without a word."""
+    """Raise a ValueError where timm would silently leave a pretrained classifier random: for other classes."""
     inner = getattr(model, 'model', None)
     published = (getattr(inner, 'pretrained_cfg', None) or {}).get('num_classes')
     classes = num_classes(model)
     if published is not None and published != classes:
         raise ValueError(
-            f'teacher: the weights that timm publishes for {origin} tell {published} classes apart; for {classes} its '
+            f'teacher: the weights that timm publishes for {origin} are for {published} classes; for {classes} its '
             "classifier would be random. Set 'checkpoint' to weights for these classes, or num_classes="
             f'{published} (embeddings may be compared across different classes).'
         )

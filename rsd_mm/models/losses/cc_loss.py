@@ -10,26 +10,24 @@ from .base import DistillLoss, check_pair, in_full_precision
 
 @in_full_precision
 def cc_loss(s_feature: Tensor, t_feature: Tensor) -> Tensor:
-    r"""Correlation congruence, unweighted, in the form of the authors' code.
+    r"""Correlation congruence, unweighted, as in the authors' code.
 
     .. math::
         L = \frac{1}{B - 1} \sum_{b=1}^{B-1} \big\langle |s_b - t_b|, |s_{b+1} - t_{b+1}| \big\rangle
 
-    The paper writes it with the matrices of a kernel over the batch; the code that
-    its authors gave to others, and with which OFA-KD and RSD compare, multiplies the
-    deviations of neighbouring samples, which is what is computed here. Each process
-    uses its own batch.
+    The paper compares kernel matrices over the batch. The code that its authors gave to others, with which OFA-KD and
+    RSD compare, multiplies the deviations of neighbouring samples, as here. Each process uses its own batch.
 
     Args:
-        s_feature (Tensor): The student's embedding, projected, ``(B, D)``, ``B >= 2``.
-        t_feature (Tensor): The teacher's embedding, projected, ``(B, D)``. Its
-            projector is trained too, so it gets a gradient.
+        s_feature (Tensor): Projected student embedding, ``(B, D)``, ``B >= 2``.
+        t_feature (Tensor): Projected teacher embedding, ``(B, D)``; its projector is trained too, so it gets a
+            gradient.
 
     Returns:
         Tensor: A scalar.
 
     Raises:
-        ValueError: If the shapes differ, if ``B < 2``, or, on a CPU, for NaN or inf.
+        ValueError: If the shapes differ or ``B < 2``.
     """
     check_pair('CC', s_feature, t_feature, batch=2)
     deviation = (s_feature - t_feature).abs()
@@ -41,12 +39,12 @@ class CCLoss(DistillLoss):
     """:func:`cc_loss` as a registered module.
 
     Args:
-        loss_weight (float): Weight. Defaults to 0.02, OFA-KD's and RSD's releases.
+        loss_weight (float): Factor. Defaults to 0.02, OFA-KD's and RSD's releases.
     """
 
     def __init__(self, loss_weight: float = 0.02) -> None:
         super().__init__(loss_weight)
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
-        """The weighted loss of two ``(B, D)``."""
-        return self.loss_weight * cc_loss(s_feature, t_feature, check_finite=self.check_finite)
+        """Return the weighted loss of embeddings ``(B, D)``."""
+        return self.loss_weight * cc_loss(s_feature, t_feature)

@@ -17,11 +17,10 @@ def nce_loss(scores: Tensor, memory: Tensor, normalizer: Tensor, num_samples: in
     .. math::
         L = - \frac1B \sum_b \Big[ \log \frac{p_{b0}}{p_{b0} + K/N} + \sum_{k=1}^{K} \log \frac{K/N}{p_{bk} + K/N} \Big]
 
-    with :math:`p = \exp(\text{score}) / Z` (paper, equations 10 and 19, with its
-    estimate of ``Z``).
+    with :math:`p = \exp(\text{score}) / Z` (paper, equations 10 and 19, with its estimate of ``Z``).
 
     Args:
-        scores (Tensor): Scores of the batch with the positive, ``(B, 1)``.
+        scores (Tensor): Scores with the positive, ``(B, 1)``.
         memory (Tensor): Scores with the negatives, ``(B, K)``.
         normalizer (Tensor): :math:`\log Z`, a scalar.
         num_samples (int): ``N``, the size of the dataset.
@@ -38,36 +37,34 @@ def nce_loss(scores: Tensor, memory: Tensor, normalizer: Tensor, num_samples: in
 
 @MODELS.register_module()
 class CRDMemoryLoss(DistillLoss):
-    r"""Contrastive representation distillation, with a memory of the whole dataset.
+    r"""Contrastive representation distillation with a memory of the whole dataset.
 
-    A sample's student embedding is contrasted with the teacher's of the same image
-    against the teacher's of ``negatives`` other images, out of a memory, by
-    :func:`nce_loss` with scores :math:`\langle u, v \rangle / \tau`; and the other
-    way round, which trains the teacher's projector. Embeddings are of length 1. The
-    memory holds a running mean for every image of the dataset, by its index. Negatives
-    are drawn from the images of other classes, as far as the classes have been seen
-    (the paper's supervised policy, and that of its release).
+    Contrasts the student's embedding of a sample with the teacher's of the same image against the teacher's of
+    ``negatives`` other images from the memory, by :func:`nce_loss` with scores :math:`\langle u, v \rangle / \tau`; and
+    vice versa, which trains the teacher's projector. Embeddings have length 1. The memory holds a running mean for each
+    image of the dataset, by index. Negatives are drawn from images of other classes, as far as their classes have been
+    seen (the paper's supervised policy, and that of its release).
 
-    The memory is a buffer, so it is in checkpoints and follows the device. Across
-    processes it is the same: each learns the embeddings of all. Negatives come from a
-    random generator of its own, which leaves the run's as it is and whose state is in
-    checkpoints, too.
+    The memory is a buffer, so it is saved in checkpoints and follows the device. Each process learns the embeddings of
+    all, so it is the same on every process. Negatives come from a generator of its own, which leaves the run's random
+    state alone; its state is saved in checkpoints, too.
 
     Args:
-        num_samples (int): The size of the training dataset.
-        channels (int): Width of the projected embeddings. Defaults to 128, the
-            paper and RSD's release.
-        negatives (int): Negatives of each sample. Defaults to 16384, likewise.
+        num_samples (int): Size of the training dataset.
+        channels (int): Width of the projected embeddings. Defaults to 128, the paper and RSD's release.
+        negatives (int): Negatives per sample. Defaults to 16384, likewise.
         momentum (float): Weight of the past in the memory. Defaults to 0.5, likewise.
         tau (float): Temperature. Defaults to 0.07, likewise.
-        loss_weight (float): Weight. Defaults to 1, RSD's release.
+        loss_weight (float): Factor. Defaults to 1, RSD's release.
 
     Raises:
-        ValueError: If an option is out of its range.
+        ValueError: If an option is out of range.
     """
 
+    takes = ('gt_labels', 'sample_idx')
+    inferred = ('num_samples',)
+
     num_samples: int
-    channels: int
     negatives: int
     momentum: float
     tau: float
@@ -100,21 +97,16 @@ class CRDMemoryLoss(DistillLoss):
         self._draws = 0
 
     def forward(self, s_feature: Tensor, t_feature: Tensor, gt_labels: Tensor, sample_idx: Tensor) -> Tensor:
-        """The weighted loss; the memory learns the batch.
+        """Return the weighted loss, and update the memory.
 
         Args:
-            s_feature (Tensor): The student's embedding, projected, ``(B, D)``.
-            t_feature (Tensor): The teacher's embedding, projected, ``(B, D)``.
-            gt_labels (Tensor): Classes ``(B,)`` or scores ``(B, C)``, of which the
-                largest is the target.
-            sample_idx (Tensor): Indices of the images in the dataset, ``(B,)``;
-                checked if they are on the CPU.
-
-        Returns:
-            Tensor: A scalar.
+            s_feature (Tensor): Projected student embedding, ``(B, D)``.
+            t_feature (Tensor): Projected teacher embedding, ``(B, D)``.
+            gt_labels (Tensor): Classes ``(B,)``, or scores ``(B, C)``, of which the largest is the target.
+            sample_idx (Tensor): Indices of the images in the dataset, ``(B,)``; checked if on the CPU.
 
         Raises:
-            ValueError: If the shapes don't fit or an index is not in the memory.
+            ValueError: If the shapes do not fit or an index is not in the memory.
         """
         check_pair('CRD', s_feature, t_feature)
         labels = hard_labels(gt_labels, len(s_feature))
@@ -129,11 +121,11 @@ class CRDMemoryLoss(DistillLoss):
         return self.loss_weight * value
 
     def get_extra_state(self) -> Tensor:
-        """How often negatives were drawn, for checkpoints; no buffer, as reading one would stall the device."""
+        """Number of draws of negatives, for checkpoints. As a buffer it would stall the device when read."""
         return torch.tensor(self._draws)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Go on where a checkpoint was."""
+        """Continue the draws of a checkpoint."""
         self._draws = int(state)
 
     def _check_indices(self, sample_idx: Tensor, feature: Tensor) -> None:
@@ -150,7 +142,7 @@ class CRDMemoryLoss(DistillLoss):
 
     @torch.no_grad()
     def _draw(self, labels: Tensor) -> Tensor:
-        """Indices of images of other classes, ``(B, negatives)``, each equally likely."""
+        """Draw indices of images of other classes, ``(B, negatives)``, uniformly."""
         known, order = self.labels.sort(stable=True)
         first, last = torch.searchsorted(known, labels), torch.searchsorted(known, labels, right=True)
         others = self.num_samples - (last - first)
@@ -167,14 +159,12 @@ class CRDMemoryLoss(DistillLoss):
             scores = (anchor * memory[positive]).sum(dim=1, keepdim=True) / self.tau
             others = (memory[negatives] @ anchor[:, :, None]).squeeze(2) / self.tau
             with torch.no_grad():
-                # Z is estimated once, by the first batch. The same on every process, and without reading the device.
+                # Z is estimated once, from the first batch, alike on every process and without reading the device.
                 mean = torch.cat([scores, others], dim=1).exp().mean()
                 dist.all_reduce(mean, 'mean')
                 log_z = (mean * self.num_samples).log()
                 self.normalizers[side] = torch.where(self.normalizers[side].isnan(), log_z, self.normalizers[side])
-        return nce_loss(
-            scores, others, self.normalizers[side].clone(), self.num_samples, check_finite=self.check_finite
-        )
+        return nce_loss(scores, others, self.normalizers[side].clone(), self.num_samples)
 
     @torch.no_grad()
     def _learn(self, u: Tensor, v: Tensor, sample_idx: Tensor, labels: Tensor) -> None:

@@ -10,11 +10,10 @@ from .base import DistillLoss, check_pair, in_full_precision
 
 
 def pearson_rows(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
-    """Pearson's correlation of each row of ``x`` with that of ``y``, ``(rows,)``; 0 without gradient for constant rows.
+    """Return Pearson's correlation of each row of ``x`` with that of ``y``, ``(rows,)``.
 
-    Rows are constant if the product of their norms is not above ``eps``. That is so
-    for every row of a student whose classifier starts from zeros, and a gradient of
-    ``1 / eps`` would throw it off at the first step.
+    It is 0, without gradient, for rows whose norms multiply to at most ``eps``. A student whose classifier starts from
+    zeros has only such rows, and a gradient of ``1 / eps`` would ruin it in the first step.
     """
     x, y = x - x.mean(dim=1, keepdim=True), y - y.mean(dim=1, keepdim=True)
     norms = torch.linalg.vector_norm(x, dim=1) * torch.linalg.vector_norm(y, dim=1)
@@ -24,29 +23,27 @@ def pearson_rows(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
 
 @in_full_precision
 def dist_loss(logits_S: Tensor, logits_T: Tensor, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0) -> Tensor:
-    r"""DIST, unweighted: relations between classes and within a class are matched.
+    r"""DIST, unweighted: matches relations between classes and within a class.
 
     .. math::
         L = \tau^2 \Big( \beta \big(1 - \tfrac1B \sum_b \rho(Y^S_b, Y^T_b)\big) +
             \gamma \big(1 - \tfrac1C \sum_c \rho(Y^S_{:,c}, Y^T_{:,c})\big) \Big)
 
-    with :math:`Y` the softmax of the logits over ``tau`` and :math:`\rho` Pearson's
-    correlation (paper, equations 6 to 10). Labels are not needed. Each process uses
-    its own batch.
+    with :math:`Y` the softmax of the logits over ``tau`` and :math:`\rho` Pearson's correlation (paper, equations 6 to
+    10). Each process uses its own batch.
 
     Args:
-        logits_S (Tensor): The student's logits, ``(B, C)``, with ``B >= 2``.
-        logits_T (Tensor): The teacher's logits, ``(B, C)``; get no gradient.
-        beta (float): Weight of the relations between classes. Defaults to 1,
-            OFA-KD's and RSD's releases.
-        gamma (float): Weight of those within a class. Defaults to 1, likewise.
+        logits_S (Tensor): Student logits, ``(B, C)``, ``B >= 2``.
+        logits_T (Tensor): Teacher logits, ``(B, C)``; no gradient.
+        beta (float): Weight of relations between classes. Defaults to 1, OFA-KD's and RSD's releases.
+        gamma (float): Weight of relations within a class. Defaults to 1, likewise.
         tau (float): Temperature. Defaults to 1, likewise.
 
     Returns:
         Tensor: A scalar.
 
     Raises:
-        ValueError: If the shapes differ, if ``B < 2``, or, on a CPU, for NaN or inf.
+        ValueError: If the shapes differ or ``B < 2``.
     """
     check_pair('DIST', logits_S, logits_T, batch=2)
     y_s, y_t = (logits_S / tau).softmax(dim=1), (logits_T.detach() / tau).softmax(dim=1)
@@ -56,20 +53,18 @@ def dist_loss(logits_S: Tensor, logits_T: Tensor, beta: float = 1.0, gamma: floa
 
 @MODELS.register_module()
 class StrongerTeacherLoss(DistillLoss):
-    """:func:`dist_loss` as a registered module (mmrazor has a ``DISTLoss`` with other names of options).
+    """:func:`dist_loss` as a registered module (mmrazor's ``DISTLoss`` has other option names).
 
     Args:
-        beta (float): Weight of the relations between classes. Defaults to 1.
-        gamma (float): Weight of those within a class. Defaults to 1.
+        beta (float): Weight of relations between classes. Defaults to 1.
+        gamma (float): Weight of relations within a class. Defaults to 1.
         tau (float): Temperature. Defaults to 1.
-        loss_weight (float): Weight. Defaults to 1.
+        loss_weight (float): Factor. Defaults to 1.
     """
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight, beta=beta, gamma=gamma, tau=tau)
 
     def forward(self, logits_S: Tensor, logits_T: Tensor) -> Tensor:
-        """The weighted loss of two logits ``(B, C)``."""
-        return self.loss_weight * dist_loss(
-            logits_S, logits_T, self.beta, self.gamma, self.tau, check_finite=self.check_finite
-        )
+        """Return the weighted loss of logits ``(B, C)``."""
+        return self.loss_weight * dist_loss(logits_S, logits_T, self.beta, self.gamma, self.tau)

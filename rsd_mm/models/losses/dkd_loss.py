@@ -12,7 +12,7 @@ from .kd_loss import kl_rows
 
 
 def dkd_rows(preds_S: Tensor, preds_T: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
-    """The two divergences of each row: target against all other classes, and among the others; two ``(B,)``."""
+    """Return two divergences of each row, ``(B,)``: target against all other classes, and among the others."""
     batch, classes = preds_S.shape
     target = torch.zeros_like(preds_S, dtype=torch.bool).scatter_(1, labels[:, None], True)
     others = [preds[~target].view(batch, classes - 1) for preds in (preds_S, preds_T)]
@@ -32,15 +32,15 @@ def dkd_loss(
     .. math::
         L = \tau^2 (\alpha \, KL(b^T \| b^S) + \beta \, KL(\hat p^T \| \hat p^S))
 
-    with :math:`b` the probabilities of the target class and of all others together
-    (TCKD), and :math:`\hat p` the softmax over the other classes alone (NCKD; paper,
-    equations 5 and 7), averaged over the batch. Each process uses its own batch.
+    with :math:`b` the probabilities of the target class and of all others together (TCKD), and :math:`\hat p` the
+    softmax over the other classes (NCKD; paper, equations 5 and 7), averaged over the batch. Each process uses its own
+    batch.
 
     Args:
-        preds_S (Tensor): The student's logits, ``(B, C)``.
-        preds_T (Tensor): The teacher's logits, ``(B, C)``; get no gradient.
-        gt_labels (Tensor): Classes ``(B,)``, or scores ``(B, C)``, of which the
-            largest is the target, as in OFA-KD's and RSD's releases.
+        preds_S (Tensor): Student logits, ``(B, C)``.
+        preds_T (Tensor): Teacher logits, ``(B, C)``; no gradient.
+        gt_labels (Tensor): Classes ``(B,)``, or scores ``(B, C)``, of which the largest is the target, as in OFA-KD's
+            and RSD's releases.
         alpha (float): Weight of TCKD. Defaults to 1, OFA-KD's and RSD's releases.
         beta (float): Weight of NCKD. Defaults to 2, likewise.
         tau (float): Temperature. Defaults to 1, likewise.
@@ -49,7 +49,7 @@ def dkd_loss(
         Tensor: A scalar.
 
     Raises:
-        ValueError: If the shapes don't fit, or, on a CPU, for NaN or inf.
+        ValueError: If the shapes do not fit.
     """
     check_pair('DKD', preds_S, preds_T)
     tckd, nckd = dkd_rows(preds_S / tau, preds_T / tau, hard_labels(gt_labels, len(preds_S)))
@@ -58,20 +58,20 @@ def dkd_loss(
 
 @MODELS.register_module()
 class DecoupledKDLoss(DistillLoss):
-    """:func:`dkd_loss` as a registered module (mmrazor has a ``DKDLoss`` of other defaults).
+    """:func:`dkd_loss` as a registered module (mmrazor's ``DKDLoss`` has other defaults).
 
     Args:
         alpha (float): Weight of TCKD. Defaults to 1.
         beta (float): Weight of NCKD. Defaults to 2.
         tau (float): Temperature. Defaults to 1.
-        loss_weight (float): Weight. Defaults to 1.
+        loss_weight (float): Factor. Defaults to 1.
     """
+
+    takes = ('gt_labels',)
 
     def __init__(self, alpha: float = 1.0, beta: float = 2.0, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight, alpha=alpha, beta=beta, tau=tau)
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
-        """The weighted loss of two logits ``(B, C)`` and the targets ``(B,)`` or ``(B, C)``."""
-        return self.loss_weight * dkd_loss(
-            preds_S, preds_T, gt_labels, self.alpha, self.beta, self.tau, check_finite=self.check_finite
-        )
+        """Return the weighted loss of logits ``(B, C)`` and targets ``(B,)`` or ``(B, C)``."""
+        return self.loss_weight * dkd_loss(preds_S, preds_T, gt_labels, self.alpha, self.beta, self.tau)

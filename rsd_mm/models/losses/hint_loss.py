@@ -15,19 +15,18 @@ def hint_loss(s_feature: Tensor, t_feature: Tensor) -> Tensor:
     .. math::
         L = \frac{1}{B C H W} \, \| r(F^S) - F^T \|^2
 
-    with :math:`r` a regressor to the teacher's width (paper, equation 3). Where the
-    maps differ in size, as between architectures, the finer one is averaged over the
-    cells of the coarser one. Each process uses its own batch.
+    with :math:`r` a regressor to the teacher's width (paper, equation 3). If the maps differ in size, as between
+    architectures, the finer one is averaged over the cells of the coarser one. Each process uses its own batch.
 
     Args:
-        s_feature (Tensor): The student's map, regressed, ``(B, C, H_s, W_s)``.
-        t_feature (Tensor): The teacher's map, ``(B, C, H_t, W_t)``; gets no gradient.
+        s_feature (Tensor): Regressed student map, ``(B, C, H_s, W_s)``.
+        t_feature (Tensor): Teacher map, ``(B, C, H_t, W_t)``; no gradient.
 
     Returns:
         Tensor: A scalar.
 
     Raises:
-        ValueError: If the shapes don't fit, or, on a CPU, for NaN or inf.
+        ValueError: If the batches or widths differ.
     """
     t_feature = t_feature.detach()
     if s_feature.ndim == t_feature.ndim == 4:
@@ -42,12 +41,12 @@ class HintLoss(DistillLoss):
     """:func:`hint_loss` as a registered module.
 
     Args:
-        loss_weight (float): Weight. Defaults to 1, OFA-KD's and RSD's releases.
+        loss_weight (float): Factor. Defaults to 1, OFA-KD's and RSD's releases.
     """
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight)
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
-        """The weighted loss of two maps ``(B, C, H, W)``."""
-        return self.loss_weight * hint_loss(s_feature, t_feature, check_finite=self.check_finite)
+        """Return the weighted loss of maps ``(B, C, H, W)``."""
+        return self.loss_weight * hint_loss(s_feature, t_feature)

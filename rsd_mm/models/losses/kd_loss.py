@@ -8,7 +8,7 @@ from .base import DistillLoss, check_pair, in_full_precision
 
 
 def kl_rows(preds_S: Tensor, preds_T: Tensor) -> Tensor:
-    """``KL(softmax(preds_T) || softmax(preds_S))`` of each row, ``(...,)``; no gradient reaches ``preds_T``."""
+    """Return ``KL(softmax(preds_T) || softmax(preds_S))`` of each row, ``(...,)``, without gradient for ``preds_T``."""
     log_s, log_t = preds_S.log_softmax(dim=-1), preds_T.detach().log_softmax(dim=-1)
     return (log_t.exp() * (log_t - log_s)).sum(dim=-1)
 
@@ -20,18 +20,18 @@ def kd_loss(preds_S: Tensor, preds_T: Tensor, tau: float = 1.0) -> Tensor:
     .. math::
         L = \tau^2 \, \frac{1}{B} \sum_b KL\big(\text{softmax}(z^T_b / \tau) \,\|\, \text{softmax}(z^S_b / \tau)\big)
 
-    Labels are not needed. Each process uses its own batch.
+    Each process uses its own batch.
 
     Args:
-        preds_S (Tensor): The student's logits, ``(B, C)``.
-        preds_T (Tensor): The teacher's logits, ``(B, C)``; get no gradient.
+        preds_S (Tensor): Student logits, ``(B, C)``.
+        preds_T (Tensor): Teacher logits, ``(B, C)``; no gradient.
         tau (float): Temperature. Defaults to 1, OFA-KD's and RSD's releases.
 
     Returns:
         Tensor: A scalar.
 
     Raises:
-        ValueError: If the shapes differ, or, on a CPU, for NaN or inf.
+        ValueError: If the shapes differ.
     """
     check_pair('KD', preds_S, preds_T)
     return tau**2 * kl_rows(preds_S / tau, preds_T / tau).mean()
@@ -43,12 +43,12 @@ class KDLoss(DistillLoss):
 
     Args:
         tau (float): Temperature. Defaults to 1.
-        loss_weight (float): Weight. Defaults to 1.
+        loss_weight (float): Factor. Defaults to 1.
     """
 
     def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight, tau=tau)
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """The weighted loss of two logits ``(B, C)``."""
-        return self.loss_weight * kd_loss(preds_S, preds_T, self.tau, check_finite=self.check_finite)
+        """Return the weighted loss of logits ``(B, C)``."""
+        return self.loss_weight * kd_loss(preds_S, preds_T, self.tau)

@@ -11,29 +11,29 @@ from .base import DistillLoss, check_pair, hard_labels, in_full_precision
 
 @in_full_precision
 def ofa_loss(preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor, eps: float = 1.0, tau: float = 1.0) -> Tensor:
-    r"""OFA's loss, unweighted: what the teacher knows of the target class is enhanced.
+    r"""OFA's loss, unweighted: cross entropy with the teacher, its target class enhanced.
 
     .. math::
         L = - \frac1B \sum_b \sum_c \big[ (p^T + y)^{\epsilon} - y \big]_{b,c} \log p^S_{b,c}
 
-    with :math:`p` the softmax of the logits over ``tau`` and :math:`y` the one-hot
-    target (paper, equation 7, where the exponent is called gamma). With ``eps = 1`` it
-    is the cross entropy with the teacher. Each process uses its own batch.
+    with :math:`p` the softmax of the logits over ``tau`` and :math:`y` the one-hot target (paper, equation 7, which
+    calls the exponent gamma). With ``eps = 1`` it is plain cross entropy with the teacher. Each process uses its own
+    batch.
 
     Args:
-        preds_S (Tensor): The logits of the student or of one of its branches, ``(B, C)``.
-        preds_T (Tensor): The teacher's logits, ``(B, C)``; get no gradient.
-        gt_labels (Tensor): Classes ``(B,)``, or scores ``(B, C)``, of which the
-            largest is the target, as in OFA-KD's release.
-        eps (float): The exponent, at least 1 in the paper. Defaults to 1; the
-            releases use 1 to 1.5, according to the pair.
+        preds_S (Tensor): Logits of the student or of one of its branches, ``(B, C)``.
+        preds_T (Tensor): Teacher logits, ``(B, C)``; no gradient.
+        gt_labels (Tensor): Classes ``(B,)``, or scores ``(B, C)``, of which the largest is the target, as in OFA-KD's
+            release.
+        eps (float): The exponent, at least 1 in the paper. Defaults to 1; the releases use 1 to 1.5, depending on the
+            pair.
         tau (float): Temperature. Defaults to 1, OFA-KD's and RSD's releases.
 
     Returns:
         Tensor: A scalar.
 
     Raises:
-        ValueError: If the shapes don't fit, or, on a CPU, for NaN or inf.
+        ValueError: If the shapes do not fit.
     """
     check_pair("OFA's loss", preds_S, preds_T)
     target = F.one_hot(hard_labels(gt_labels, len(preds_S)), preds_S.shape[1])
@@ -48,14 +48,14 @@ class OFALoss(DistillLoss):
     Args:
         eps (float): The exponent. Defaults to 1.
         tau (float): Temperature. Defaults to 1.
-        loss_weight (float): Weight. Defaults to 1.
+        loss_weight (float): Factor. Defaults to 1.
     """
+
+    takes = ('gt_labels',)
 
     def __init__(self, eps: float = 1.0, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight, eps=eps, tau=tau)
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
-        """The weighted loss of two logits ``(B, C)`` and the targets ``(B,)`` or ``(B, C)``."""
-        return self.loss_weight * ofa_loss(
-            preds_S, preds_T, gt_labels, self.eps, self.tau, check_finite=self.check_finite
-        )
+        """Return the weighted loss of logits ``(B, C)`` and targets ``(B,)`` or ``(B, C)``."""
+        return self.loss_weight * ofa_loss(preds_S, preds_T, gt_labels, self.eps, self.tau)

@@ -12,7 +12,7 @@ from .base import DistillLoss, check_pair, in_full_precision
 
 
 def relations(feature: Tensor) -> Tuple[Tensor, Tensor]:
-    """Distances between samples over their mean, ``(B, B)``, and cosines of the angles in triples, ``(B, B, B)``."""
+    """Return distances of samples over their mean, ``(B, B)``, and cosines of the angles in triples, ``(B, B, B)``."""
     edges = feature[:, None] - feature[None]
     lengths = torch.linalg.vector_norm(edges, dim=2)
     # Equal samples have no direction; dividing by 1 keeps their edge at zero with a gradient of ordinary size.
@@ -25,20 +25,19 @@ def relations(feature: Tensor) -> Tuple[Tensor, Tensor]:
 
 @in_full_precision
 def rkd_loss(s_feature: Tensor, t_feature: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
-    r"""Relational knowledge distillation, unweighted but for its two parts.
+    r"""Relational knowledge distillation, weighted sum of its two parts.
 
     .. math::
         L = w_d \, \frac{1}{B^2} \sum_{ij} \ell_\delta(d^S_{ij}, d^T_{ij}) +
             w_a \, \frac{1}{B^3} \sum_{ijk} \ell_\delta(\cos^S_{ijk}, \cos^T_{ijk})
 
-    with :math:`d` the distances of samples over their mean, :math:`\cos_{ijk}` the
-    cosine of the angle that two samples form with a third, and :math:`\ell_\delta`
-    Huber's loss of width 1 (paper, equations 5 to 9). Widths may differ. Each process
-    uses its own batch. Memory grows with ``B^2 D`` and ``B^3``.
+    with :math:`d` the distances of samples over their mean, :math:`\cos_{ijk}` the cosine of the angle that two samples
+    form with a third, and :math:`\ell_\delta` Huber's loss of width 1 (paper, equations 5 to 9). Widths may differ.
+    Each process uses its own batch. Memory grows with ``B^2 D`` and ``B^3``.
 
     Args:
-        s_feature (Tensor): The student's embedding, ``(B, D_s)``, with ``B >= 2``.
-        t_feature (Tensor): The teacher's embedding, ``(B, D_t)``; gets no gradient.
+        s_feature (Tensor): Student embedding, ``(B, D_s)``, ``B >= 2``.
+        t_feature (Tensor): Teacher embedding, ``(B, D_t)``; no gradient.
         distance_weight (float): :math:`w_d`. Defaults to 25, RSD's release.
         angle_weight (float): :math:`w_a`. Defaults to 50, RSD's release.
 
@@ -46,7 +45,7 @@ def rkd_loss(s_feature: Tensor, t_feature: Tensor, distance_weight: float = 25.0
         Tensor: A scalar.
 
     Raises:
-        ValueError: If the shapes don't fit, if ``B < 2``, or, on a CPU, for NaN or inf.
+        ValueError: If the batches differ or ``B < 2``.
     """
     check_pair('RKD', s_feature, t_feature, batch=2, equal_widths=False)
     (distances_s, angles_s), (distances_t, angles_t) = relations(s_feature), relations(t_feature.detach())
@@ -56,22 +55,19 @@ def rkd_loss(s_feature: Tensor, t_feature: Tensor, distance_weight: float = 25.0
 
 @MODELS.register_module()
 class RKDLoss(DistillLoss):
-    """:func:`rkd_loss` as a registered module.
+    """:func:`rkd_loss` as a registered module. It compares relations, so no projector is needed.
 
     Args:
-        distance_weight (float): Weight of the distances. Defaults to 25.
-        angle_weight (float): Weight of the angles. Defaults to 50.
-        loss_weight (float): Weight. Defaults to 1.
+        distance_weight (float): Weight of distances. Defaults to 25.
+        angle_weight (float): Weight of angles. Defaults to 50.
+        loss_weight (float): Factor. Defaults to 1.
     """
 
-    #: Relations are compared, so student and teacher need no projector.
     equal_widths = False
 
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight, distance_weight=distance_weight, angle_weight=angle_weight)
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
-        """The weighted loss of ``(B, D_s)`` and ``(B, D_t)``."""
-        return self.loss_weight * rkd_loss(
-            s_feature, t_feature, self.distance_weight, self.angle_weight, check_finite=self.check_finite
-        )
+        """Return the weighted loss of embeddings ``(B, D_s)`` and ``(B, D_t)``."""
+        return self.loss_weight * rkd_loss(s_feature, t_feature, self.distance_weight, self.angle_weight)

@@ -13,33 +13,31 @@ from .kd_loss import kl_rows
 def sdd_loss(
     preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor, complementary: float = 2.0, tau: float = 1.0
 ) -> Tensor:
-    r"""Scale-decoupled distillation with KD as its base, unweighted.
+    r"""Scale-decoupled distillation based on KD, unweighted.
 
     .. math::
         L = \frac{\tau^2}{B M} \sum_{b,m} w_{b,m} \,
             KL\big(\text{softmax}(z^T_{b,m} / \tau) \,\|\, \text{softmax}(z^S_{b,m} / \tau)\big)
 
-    over the ``M`` regions of an image (the whole image first, then the cells of finer
-    grids). A region is consistent, with :math:`w = 1`, where the teacher is right
-    about it exactly if it is right about the whole image, and else complementary.
-    Each process uses its own batch.
+    over the ``M`` regions of an image (the whole image, then the cells of finer grids). A region is consistent, with
+    :math:`w = 1`, if the teacher is right about it exactly where it is right about the whole image; otherwise it is
+    complementary. Each process uses its own batch.
 
     Args:
-        preds_S (Tensor): The student's logits of the regions, ``(B, M, C)``, the whole
-            image first: a tap ``dict(type='ScaleLogits')``.
-        preds_T (Tensor): The teacher's, ``(B, M, C)``; get no gradient.
-        gt_labels (Tensor): Classes ``(B,)``, or scores ``(B, C)``, of which the
-            largest is the target (the paper has no soft targets).
-        complementary (float): :math:`w` of complementary regions. Defaults to 2,
-            the authors' release.
-        tau (float): Temperature. Defaults to 1, as the other losses on logits here;
-            the authors' recipe for CIFAR-100 at 32 pixels uses 4.
+        preds_S (Tensor): Student logits of the regions, ``(B, M, C)``, the whole image first: a tap
+            ``dict(type='ScaleLogits')``.
+        preds_T (Tensor): Teacher logits, ``(B, M, C)``; no gradient.
+        gt_labels (Tensor): Classes ``(B,)``, or scores ``(B, C)``, of which the largest is the target (the paper has
+            no soft targets).
+        complementary (float): :math:`w` of complementary regions. Defaults to 2, the authors' release.
+        tau (float): Temperature. Defaults to 1, as the other losses on logits here; the authors' recipe for CIFAR-100
+            at 32 pixels uses 4.
 
     Returns:
         Tensor: A scalar.
 
     Raises:
-        ValueError: If the shapes don't fit, or, on a CPU, for NaN or inf.
+        ValueError: If the shapes do not fit.
     """
     check_pair('SDD', preds_S, preds_T, dims=3)
     labels = hard_labels(gt_labels, len(preds_S))
@@ -55,14 +53,14 @@ class SDDLoss(DistillLoss):
     Args:
         complementary (float): Weight of complementary regions. Defaults to 2.
         tau (float): Temperature. Defaults to 1.
-        loss_weight (float): Weight. Defaults to 1.
+        loss_weight (float): Factor. Defaults to 1.
     """
+
+    takes = ('gt_labels',)
 
     def __init__(self, complementary: float = 2.0, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight, complementary=complementary, tau=tau)
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
-        """The weighted loss of two ``(B, M, C)`` and the targets ``(B,)`` or ``(B, C)``."""
-        return self.loss_weight * sdd_loss(
-            preds_S, preds_T, gt_labels, self.complementary, self.tau, check_finite=self.check_finite
-        )
+        """Return the weighted loss of logits ``(B, M, C)`` and targets ``(B,)`` or ``(B, C)``."""
+        return self.loss_weight * sdd_loss(preds_S, preds_T, gt_labels, self.complementary, self.tau)

@@ -1,5 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""Projectors of the compared methods. All are used while training only."""
+"""Projectors of the compared methods."""
 
 import math
 from typing import Any, List, Optional
@@ -11,14 +11,16 @@ from mmengine.registry import MODELS
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import Tensor, nn
 
+from .base import Projector
+
 
 @MODELS.register_module()
-class LinearProjector(BaseModule):
+class LinearProjector(Projector):
     """A linear layer on an embedding: CC's and CRD's, and RSD without its projector.
 
     Args:
-        in_channels (int): Width of what comes in.
-        out_channels (int): Width of what goes out.
+        in_channels (int): Input width.
+        out_channels (int): Output width.
         bias (bool): Defaults to True.
         init_cfg (dict, optional): Another initialization than torch's. Defaults to None.
     """
@@ -29,18 +31,18 @@ class LinearProjector(BaseModule):
         self.layer = nn.Linear(in_channels, out_channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels)`` to ``(B, out_channels)``."""
+        """Map ``(B, in_channels)`` to ``(B, out_channels)``."""
         return self.layer(x)
 
 
 @MODELS.register_module()
-class HintRegressor(BaseModule):
+class HintRegressor(Projector):
     """FitNet's regressor: a 1 x 1 convolution to the teacher's width, as in OFA-KD's and RSD's releases.
 
     Args:
         in_channels (int): Width of the student's map.
         out_channels (int): Width of the teacher's map.
-        init_cfg (dict, optional): Defaults to Kaiming's normal initialization.
+        init_cfg (dict, optional): Defaults to Kaiming normal initialization.
     """
 
     def __init__(
@@ -54,38 +56,37 @@ class HintRegressor(BaseModule):
         self.layer = nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``."""
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``."""
         return self.layer(x)
 
 
 @MODELS.register_module()
-class OFAProjector(BaseModule):
+class OFAProjector(Projector):
     """A stage branch of OFA-KD (arXiv 2310.19444, section 3.2), specific to the student's architecture.
 
-    For a feature map: ``4 - stage`` blocks of separable convolutions, each of stride 2,
-    which double the width, the last one to the larger of the two networks' embedding
-    widths (stage 4: a 1 x 1 convolution), and global average pooling. For tokens: patch
-    merging down to a grid of ``grid`` x ``grid``, ``max(4 - stage, 1)`` transformer
-    blocks of the student's embedding width, and the class token, or the average where
-    there is none. Both end in a linear layer to the width of the teacher's tap: the
+    For a feature map: ``4 - stage`` blocks of separable convolutions of stride 2, each doubling the width, the last one
+    to the larger of the two embedding widths (stage 4: a 1 x 1 convolution), and global average pooling. For tokens:
+    patch merging down to ``grid`` x ``grid``, ``max(4 - stage, 1)`` transformer blocks of the student's embedding
+    width, and the class token, or else the average. Both end in a linear layer to the width of the teacher's tap: the
     classes for OFA, the teacher's embedding for RSD on stages.
 
     Args:
         in_channels (int): Width of the student's stage.
         out_channels (int): Width of the teacher's tap.
         stage (int): 1 to 4.
-        form (Form): How the positions lie in the stage.
+        form (Form): How positions are laid out in the stage.
         student_width (int): Width of the student's embedding.
         teacher_width (int): Width of the teacher's embedding.
-        grid (int): The side of the grid that tokens are merged to. Defaults to 7,
-            the authors' release (at 224 pixels).
+        grid (int): Side of the grid that tokens are merged to. Defaults to 7, the authors' release (at 224 pixels).
         num_heads (int): Heads of the transformer blocks. Defaults to 4, likewise.
-        init_cfg (dict, optional): Defaults to the release's: Kaiming's normal
-            initialization of convolutions, truncated normal (0.02) of linear layers.
+        init_cfg (dict, optional): Defaults to the release's: Kaiming normal for convolutions, truncated normal (0.02)
+            for linear layers.
 
     Raises:
         ValueError: If an option does not fit.
     """
+
+    inferred = ('in_channels', 'out_channels', 'form', 'student_width', 'teacher_width')
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class OFAProjector(BaseModule):
         if form is None:
             raise ValueError("OFAProjector: it reads a stage of the student: student_tap='stage1', for example.")
         if student_width is None or teacher_width is None:
-            raise ValueError('OFAProjector: the embedding widths cannot be told; set student_width and teacher_width.')
+            raise ValueError('OFAProjector: the embedding widths are unknown; set student_width and teacher_width.')
         self.form = form
         self.out_channels = out_channels
         if form.is_map:
@@ -138,7 +139,7 @@ class OFAProjector(BaseModule):
         self.head = nn.Linear(width, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A map ``(B, in_channels, H, W)`` or tokens ``(B, prefix + L, in_channels)`` to ``(B, out_channels)``."""
+        """Map ``(B, in_channels, H, W)`` or tokens ``(B, prefix + L, in_channels)`` to ``(B, out_channels)``."""
         if self.form.is_map:
             return self.head(self.layers(x))
         prefix = x[:, : self.form.prefix]
@@ -157,13 +158,7 @@ class OFAProjector(BaseModule):
 
 
 class PatchMerging(BaseModule):
-    """Joins 2 x 2 positions of a map into one: LayerNorm, a linear layer, GELU.
-
-    Args:
-        in_channels (int): Width of what comes in.
-        out_channels (int): Width of what goes out.
-        activate (bool): Whether GELU follows.
-    """
+    """Merge 2 x 2 positions of a map into one: LayerNorm, a linear layer, and GELU if ``activate``."""
 
     def __init__(self, in_channels: int, out_channels: int, activate: bool) -> None:
         super().__init__()
@@ -172,7 +167,7 @@ class PatchMerging(BaseModule):
         self.act = nn.GELU() if activate else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` to ``(B, out_channels, H / 2, W / 2)``, rounded up."""
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H / 2, W / 2)``, rounded up."""
         x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
         x = F.pixel_unshuffle(x, 2).permute(0, 2, 3, 1)
         return self.act(self.reduction(self.norm(x))).permute(0, 3, 1, 2)
@@ -186,7 +181,7 @@ def _downsampling(in_channels: int, out_channels: int, stage: int) -> List[nn.Mo
 
 
 def _separable(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Two separable 3 x 3 convolutions, the first of stride 2."""
+    """Build two separable 3 x 3 convolutions, the first of stride 2."""
     layers: List[nn.Module] = []
     for stride, width in ((2, in_channels), (1, out_channels)):
         layers += [

@@ -3,33 +3,31 @@
 
 from typing import Optional, Tuple, Union
 
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from rsd_mm.utils.checks import check_batch_size
+
+from .base import Projector
+
 
 @MODELS.register_module()
-class RSDProjector(BaseModule):
+class RSDProjector(Projector):
     """Architecture-agnostic decoupling (AAD), arXiv 2507.21844.
 
-    Maps the student's embedding to the teacher's width, so that the objective
-    acts on the projection and leaves the student's own representation free::
+    Maps the student's embedding to the teacher's width, so that the objective acts on the projection and leaves the
+    student's own representation free::
 
         Linear(in, g * in, no bias) - BatchNorm1d - GELU - Linear(g * in, out, no bias)
 
-    Used while training only. Linear weights are drawn from a normal distribution
-    with standard deviation 0.02, truncated at +-2 (absolute), as in the authors'
-    release.
-
-    Across processes the BatchNorm uses each process's own batch, as the authors'
-    release does, whatever ``sync`` of the loss is; ``sync_bn='torch'`` in a config
-    makes this one and the student's synchronized (on GPUs).
+    Linear weights are drawn from a normal distribution of standard deviation 0.02, truncated at +-2 (absolute), as in
+    the authors' release. As there, BatchNorm uses each process's own batch, whatever ``sync`` of the loss is;
+    ``sync_bn='torch'`` in a config synchronizes this one and the student's (on GPUs).
 
     Args:
         in_channels (int): Width of the student's embedding.
         out_channels (int): Width of the teacher's embedding.
-        expansion (float): g, the hidden width over ``in_channels``. Defaults to
-            2, the authors' release.
+        expansion (float): g, the hidden width over ``in_channels``. Defaults to 2, the authors' release.
         init_cfg (dict, optional): Another initialization. Defaults to None.
 
     Raises:
@@ -37,11 +35,7 @@ class RSDProjector(BaseModule):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        expansion: float = 2,
-        init_cfg: Optional[dict] = None,
+        self, in_channels: int, out_channels: int, expansion: float = 2, init_cfg: Optional[dict] = None
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         for name, value in dict(in_channels=in_channels, out_channels=out_channels).items():
@@ -68,15 +62,9 @@ class RSDProjector(BaseModule):
                 nn.init.trunc_normal_(layer.weight, std=0.02, a=-2.0, b=2.0)
 
     def forward(self, inputs: Union[Tensor, Tuple[Tensor, ...]]) -> Union[Tensor, Tuple[Tensor]]:
-        """Project an embedding.
+        """Map ``(B, in_channels)`` to ``(B, out_channels)``.
 
-        Args:
-            inputs (Tensor | Tuple[Tensor]): Shape ``(B, in_channels)``; of a
-                tuple of stages, as MMPretrain's necks receive, the last is used.
-
-        Returns:
-            Tensor | Tuple[Tensor]: Shape ``(B, out_channels)``; for a tuple a
-            tuple of one.
+        Of a tuple of stages, as MMPretrain's necks receive, it projects the last, and returns a tuple of one.
 
         Raises:
             ValueError: If the shape does not fit, or for one sample in training.
@@ -86,11 +74,7 @@ class RSDProjector(BaseModule):
             raise ValueError(
                 f'RSDProjector: expected an embedding of shape (B, {self.in_channels}), received {tuple(x.shape)}.'
             )
-        if self.training and len(x) < 2:
-            raise ValueError(
-                'RSDProjector: its BatchNorm needs at least 2 samples a step in training, received '
-                f'{len(x)}. If this is the last batch of an epoch, set drop_last=True in '
-                'train_dataloader; otherwise raise its batch_size.'
-            )
+        if self.training:
+            check_batch_size('RSDProjector: its BatchNorm needs', len(x))
         x = self.layers(x)
         return (x,) if isinstance(inputs, (tuple, list)) else x

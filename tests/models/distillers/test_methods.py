@@ -197,7 +197,7 @@ class TestErrors:
         [
             (
                 dict(teacher_projector=dict(type='LinearProjector', out_channels=8), loss=dict(type='CCLoss')),
-                "has 16 channels and the teacher's embedding",
+                "has 16 channels and the teacher's projector has 8",
             ),
             (
                 dict(
@@ -209,7 +209,7 @@ class TestErrors:
             ),
             (
                 dict(teacher_projector=dict(type='LinearProjector'), loss=dict(type='CCLoss')),
-                'loss_x.teacher_projector: the width of the meeting of both sides cannot be told before it runs; set',
+                'loss_x.teacher_projector: the width of the meeting of both sides is unknown before it runs; set',
             ),
             (
                 dict(projector=dict(type='OFAProjector', stage=1), loss=dict(type='RSDLoss')),

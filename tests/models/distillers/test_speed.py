@@ -67,7 +67,7 @@ def make(cnn, swin, weights, make_distiller):
 
 
 def embedding(distiller, images):
-    tap = distiller._teacher_taps[0]
+    tap = distiller.teacher_taps[0]
     return distiller.teacher(images, [tap])[tap]
 
 
@@ -150,10 +150,10 @@ class TestCompile:
         term = dict(tap, projector=dict(type='HintRegressor'), loss=dict(type='HintLoss'))
         images, _ = batch()
         distiller = make(options=dict(compile=dict(backend=backend)), terms=dict(loss_hint=term))
-        found = distiller.teacher(images, distiller._teacher_taps)
-        expected = make(terms=dict(loss_hint=term)).teacher(images, distiller._teacher_taps)
+        found = distiller.teacher(images, distiller.teacher_taps)
+        expected = make(terms=dict(loss_hint=term)).teacher(images, distiller.teacher_taps)
         assert backend.graphs
-        for tap in distiller._teacher_taps:
+        for tap in distiller.teacher_taps:
             torch.testing.assert_close(found[tap], expected[tap], rtol=1e-4, atol=1e-5)
         with pytest.raises(ValueError, match="lies within 'backbone.layer1', which is compiled and has run"):
             distiller.teacher.tap('backbone.layer1.0')
@@ -163,7 +163,6 @@ class TestCompile:
         distiller, plain = make(compile=dict(backend=backend)), make()
         averaged = ExponentialMovingAverage(distiller, momentum=0.5)
         averaged.update_parameters(distiller)  # the first copies
-        distiller.terms.loss_rsd.loss.check_finite = plain.terms.loss_rsd.loss.check_finite = False
         assert list(distiller.state_dict()) == list(plain.state_dict())
         graphs = []
         for _ in range(4):
@@ -196,18 +195,8 @@ def test_bad_options(make, options, changes, message):
 
 
 class TestAStep:
-    def test_does_not_wait_for_the_device(self, make, batch, monkeypatch):
+    def test_does_not_wait_for_the_device(self, make, batch):
         """On fake tensors of a GPU, which hold no numbers to be read."""
-        events = []
-
-        class Event:
-            def record(self):
-                events.append('record')
-
-            def synchronize(self):
-                events.append('synchronize')
-
-        monkeypatch.setattr(torch.cuda, 'Event', Event)
         distiller = make('swin').train()
         images, samples = batch()
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -218,11 +207,6 @@ class TestAStep:
             losses = distiller(mode.from_tensor(images).to('cuda'), samples, mode='loss')
             total, _ = distiller.parse_losses(losses)
             assert total.device.type == 'cuda'
-            assert events == ['record']  # the check for NaN, which is read in the next step
-        distiller._unseen[1]._values = torch.ones(2, dtype=torch.bool)
-        assert distiller._unseen[1].read() == [True, True]
-        assert events == ['record', 'synchronize']
-        assert copy.deepcopy(distiller._unseen[1]).read() == [True, True]
 
     def test_backward_reads_no_number(self, make, batch):
         distiller = make('swin').train()
@@ -236,7 +220,7 @@ class TestAStep:
         """Its temporary memory is gone before the student's activations are there."""
         distiller = make('swin').train()
         inputs, samples = batch(16)
-        taps = distiller._teacher_taps
+        taps = distiller.teacher_taps
         teacher = peak_memory(lambda: distiller.teacher(inputs, taps))
         alone = peak_memory(lambda: distiller.student(inputs, samples, mode='loss'))
         whole = peak_memory(lambda: distiller.loss(inputs, samples))

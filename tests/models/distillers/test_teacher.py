@@ -72,7 +72,7 @@ class TestInputBridge:
 def make(swin, save_weights):
     def make_teacher(student=IMAGENET, **options):
         cfg = dict(swin(), checkpoint=save_weights(swin()), **options)
-        return Teacher(cfg, preprocessor(student))
+        return Teacher.from_config(cfg, preprocessor(student))
 
     return make_teacher
 
@@ -98,7 +98,7 @@ def test_without_a_preprocessor_it_is_normalized_like_the_student(make):
 def test_preprocessor_of_a_config_file_is_its_own(swin, save_weights, tmp_path):
     path = tmp_path / 'teacher.py'
     path.write_text(f'model = {swin()!r}\ndata_preprocessor = {HALF!r}\n')
-    teacher = Teacher(dict(cfg_path=str(path), checkpoint=save_weights(swin())), preprocessor(IMAGENET))
+    teacher = Teacher.from_config(dict(cfg_path=str(path), checkpoint=save_weights(swin())), preprocessor(IMAGENET))
     assert teacher.bridge.renormalize
     torch.testing.assert_close(teacher.model.data_preprocessor.mean.flatten(), torch.full((3,), 127.5))
 
@@ -121,16 +121,16 @@ def test_order_of_channels_of_a_config_file(swin, save_weights, tmp_path, loader
         f'model = {swin()!r}\ndata_preprocessor = {dict(HALF, to_rgb=to_rgb)!r}\ntrain_dataloader = {loading!r}\n'
     )
     cfg = dict(cfg_path=str(path), checkpoint=save_weights(swin()))
-    assert Teacher(cfg, preprocessor(student)).bridge.flip is flip
+    assert Teacher.from_config(cfg, preprocessor(student)).bridge.flip is flip
     # What the run's config says comes first.
-    assert Teacher(dict(cfg, flip_channels=not flip), preprocessor(student)).bridge.flip is not flip
-    told = Teacher(dict(cfg, data_preprocessor=dict(to_rgb=True)), preprocessor(student))
+    assert Teacher.from_config(dict(cfg, flip_channels=not flip), preprocessor(student)).bridge.flip is not flip
+    told = Teacher.from_config(dict(cfg, data_preprocessor=dict(to_rgb=True)), preprocessor(student))
     assert told.bridge.flip is not student['to_rgb']
 
 
 def test_mmpretrains_own_bgr_model():
     cfg = dict(cfg_path='mmpretrain::mobilevit/mobilevit-xxsmall_8xb128_in1k.py', allow_random_weights=True)
-    bridge = Teacher(cfg, preprocessor(IMAGENET)).bridge
+    bridge = Teacher.from_config(cfg, preprocessor(IMAGENET)).bridge
     images = pixels()
     bgr = images.float() / 255  # as OpenCV loads them
     torch.testing.assert_close(bridge(preprocessor(IMAGENET)(dict(inputs=images))['inputs']), bgr, rtol=1e-4, atol=1e-5)
@@ -186,30 +186,30 @@ class TestWeights:
         }
         path = str(tmp_path / 'form.pth')
         torch.save(forms[wrap], path)
-        teacher = Teacher(dict(swin(), checkpoint=path), preprocessor())
+        teacher = Teacher.from_config(dict(swin(), checkpoint=path), preprocessor())
         for key, value in state.items():
             assert torch.equal(teacher.model.state_dict()[key], value), key
 
     def test_mmpretrains_ways_of_giving_weights_are_strict_too(self, swin, cnn, save_weights):
         path = save_weights(swin())
         for given in (dict(init_cfg=dict(type='Pretrained', checkpoint=path)), dict(pretrained=path)):
-            assert Teacher(dict(swin(), **given), preprocessor()).checkpoint == path
+            assert Teacher.from_config(dict(swin(), **given), preprocessor()).checkpoint == path
         other = save_weights(cnn(), 'other.pth')
         with pytest.raises(CheckpointError, match='does not fit the teacher'):
-            Teacher(dict(swin(), init_cfg=dict(type='Pretrained', checkpoint=other)), preprocessor())
+            Teacher.from_config(dict(swin(), init_cfg=dict(type='Pretrained', checkpoint=other)), preprocessor())
 
     def test_none(self, swin):
         with pytest.raises(ValueError, match='teacher: ImageClassifier has no weights.*allow_random_weights=True'):
-            Teacher(swin(), preprocessor())
+            Teacher.from_config(swin(), preprocessor())
 
     def test_weights_of_the_backbone_alone_are_not_a_teachers(self, swin, save_weights):
         cfg = swin()
         cfg['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=save_weights(swin()), prefix='backbone')
         with pytest.raises(ValueError, match='has no weights'):
-            Teacher(cfg, preprocessor())
+            Teacher.from_config(cfg, preprocessor())
 
     def test_random_weights_have_to_be_asked_for(self, swin):
-        teacher = Teacher(dict(swin(), allow_random_weights=True), preprocessor())
+        teacher = Teacher.from_config(dict(swin(), allow_random_weights=True), preprocessor())
         assert teacher.checkpoint is None
 
     def test_timm_brings_its_own(self, monkeypatch, tmp_path):
@@ -224,18 +224,18 @@ class TestWeights:
 
         monkeypatch.setattr('timm.models.create_model', create_without_download)
         cfg = dict(type='TimmClassifier', model_name='resnet10t')
-        teacher = Teacher(dict(cfg, pretrained=True), preprocessor())
+        teacher = Teacher.from_config(dict(cfg, pretrained=True), preprocessor())
         assert asked == [True]
         assert teacher.tap('embedding').channels == 512
         with pytest.raises(ValueError, match='teacher: TimmClassifier has no weights'):
-            Teacher(cfg, preprocessor())
+            Teacher.from_config(cfg, preprocessor())
         # With other classes timm leaves the classifier random.
-        message = 'the weights that timm publishes for TimmClassifier tell 1000 classes apart; for 10 its classifier'
+        message = 'the weights that timm publishes for TimmClassifier are for 1000 classes; for 10 its classifier'
         with pytest.raises(ValueError, match=message):
-            Teacher(dict(cfg, pretrained=True, num_classes=10), preprocessor())
+            Teacher.from_config(dict(cfg, pretrained=True, num_classes=10), preprocessor())
         # What a checkpoint replaces is not downloaded.
         path = str(tmp_path / 'weights.pth')
         torch.save(create('resnet10t', num_classes=10).state_dict(), path)
         asked.clear()
-        Teacher(dict(cfg, pretrained=True, num_classes=10, checkpoint=path), preprocessor())
+        Teacher.from_config(dict(cfg, pretrained=True, num_classes=10, checkpoint=path), preprocessor())
         assert asked == [False]

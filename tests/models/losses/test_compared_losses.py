@@ -332,21 +332,11 @@ class TestBadInput:
 
     @pytest.mark.parametrize('name', LOSSES)
     @pytest.mark.parametrize('side', ['student', 'teacher'])
-    def test_non_finite_input_names_the_side(self, name, side):
+    def test_nan_is_passed_on_to_the_health_hook(self, name, side):
         s, t, *rest = inputs(name)
         (s if side == 'student' else t).view(-1)[3] = float('nan')
-        with pytest.raises(ValueError, match=f"the {side}'s input holds NaN or inf in 1 of"):
-            LOSSES[name][0](s, t, *rest)
-
-    @pytest.mark.parametrize('name', LOSSES)
-    def test_non_finite_input_may_be_left_to_others(self, name):
-        s, t, *rest = inputs(name)
-        s.view(-1)[3] = float('nan')
-        loss = MODELS.build(dict(type=name))
-        with pytest.raises(ValueError, match='holds NaN or inf'):
-            loss(s, t, *rest)
-        loss.check_finite = False
-        assert torch.isnan(loss(s, t, *rest))
+        assert torch.isnan(LOSSES[name][0](s, t, *rest))
+        assert torch.isnan(MODELS.build(dict(type=name))(s, t, *rest))
 
     @pytest.mark.parametrize(
         ('name', 'option'),

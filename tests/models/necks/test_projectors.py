@@ -4,8 +4,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from rsd_mm.models.distillers.stages import Form
 from rsd_mm.models.necks.projectors import HintRegressor, LinearProjector, OFAProjector, PatchMerging
+from rsd_mm.models.taps import Form
 
 MAP, TOKENS = Form('NCHW', 8, (16, 16)), Form('NLC', 8, (14, 14))
 

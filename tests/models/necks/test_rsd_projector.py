@@ -61,7 +61,7 @@ def test_forward_takes_a_tensor_or_a_tuple_of_stages():
 def test_one_sample_is_fine_in_evaluation_only():
     projector = RSDProjector(6, 9)
     assert projector.eval()(torch.randn(1, 6)).shape == (1, 9)
-    with pytest.raises(ValueError, match='at least 2 samples a step in training, received 1.*drop_last=True'):
+    with pytest.raises(ValueError, match='at least 2 samples a step; received 1.*drop_last=True'):
         projector.train()(torch.randn(1, 6))
 
 

@@ -9,8 +9,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from rsd_mm.models.distillers import Recorder, resolve_tap
-from rsd_mm.utils import build_model, resolve_model
+from rsd_mm.models.reference import build_model, resolve_model
+from rsd_mm.models.taps import Recorder, resolve_tap
 
 
 def published(path):
@@ -67,7 +67,7 @@ def test_stages_and_regions_of_the_papers_networks(name):
         assert [tap.form.grid for tap in taps] == [(grid, grid) for grid in grids]
     regions = resolve_tap(model, dict(type='ScaleLogits'), 'student')
     assert regions.sources[0] == pooled
-    assert [path.split('.')[-1] for path, _ in regions.tail] == (
+    assert [path.split('.')[-1] for path, _ in regions.pooled.tail] == (
         [{True: 'norm3', False: 'norm'}[name.endswith('.py')]] if 'convnext' in name else []
     )
 
@@ -145,7 +145,7 @@ class TestErrors:
     def test_two_resolutions(self, swin):
         model = MODELS.build(swin())
         message = (
-            'teacher: ImageClassifier has no four stages that can be told: 2 blocks of 2 resolutions in '
+            'teacher: ImageClassifier has no four stages that can be located: 2 blocks of 2 resolutions in '
             "'backbone'. Name the modules instead of 'stage1' to 'stage4': dict(type='Stage', source="
         )
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -2,8 +2,7 @@
 import pytest
 from mmengine.config import Config
 
-from rsd_mm.utils import resolve_model
-from rsd_mm.utils.config import gives_bgr, student_config
+from rsd_mm.models.reference import gives_bgr, resolve_model, student_config
 
 RESNET = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
 

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from rsd_mm.models.distillers import Recorder, find_classifiers, num_classes, resolve_tap
+from rsd_mm.models.taps import Recorder, classifier_layers, num_classes, resolve_tap
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ ARCHITECTURES = {
 def test_embedding_is_what_enters_the_classifier(kind):
     cfg, path, width = ARCHITECTURES[kind]
     model = MODELS.build(copy.deepcopy(cfg)).eval()
-    assert find_classifiers(model) == (path,)
+    assert classifier_layers(model) == (path,)
     assert num_classes(model) == 7
     embedding, logits = resolve_tap(model, 'embedding', 'student'), resolve_tap(model, 'logits', 'student')
     assert (embedding.channels, logits.channels) == (width, 7)
@@ -120,7 +120,7 @@ TWO_HEADS = {
 def test_two_heads_are_averaged(kind):
     cfg, paths, width = TWO_HEADS[kind]
     model = MODELS.build(copy.deepcopy(cfg)).eval()
-    assert set(find_classifiers(model)) == set(paths)
+    assert set(classifier_layers(model)) == set(paths)
     embedding, logits = resolve_tap(model, 'embedding', 'teacher'), resolve_tap(model, 'logits', 'teacher')
     assert (embedding.channels, logits.channels) == (width, 7)
     seen = []
@@ -220,7 +220,7 @@ class TestErrors:
         model = MODELS.build(classifier(VIT, dict(VIT_HEAD, hidden_dim=7)))
         message = 'layers that could: head.layers.head, head.layers.pre_logits. Name the'
         with pytest.raises(ValueError, match=re.escape(message)):
-            find_classifiers(model, 'student')
+            classifier_layers(model, 'student')
 
     def test_module_that_ran_twice(self):
         model = Twice()
@@ -293,7 +293,7 @@ def test_hugging_face(tmp_path):
     config.save_pretrained(tmp_path)
     model = MODELS.build(dict(type='HuggingFaceClassifier', model_name=str(tmp_path))).eval()
     assert num_classes(model) == 7
-    assert find_classifiers(model) == ('model.classifier',)
+    assert classifier_layers(model) == ('model.classifier',)
     embedding, logits = resolve_tap(model, 'embedding', 'student'), resolve_tap(model, 'logits', 'student')
     with Recorder(model, [embedding, logits]) as record, torch.no_grad():
         out = model(torch.randn(2, 3, 32, 32))

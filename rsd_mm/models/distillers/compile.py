@@ -8,11 +8,11 @@ from torch import nn
 
 
 def compile_options(value: Union[bool, dict], where: str) -> Dict[str, Any]:
-    """The arguments of ``torch.compile`` for the option ``compile`` of a config; empty where it is off.
+    """Return the arguments of ``torch.compile`` for the option ``compile`` of a config; empty if it is off.
 
     Args:
         value (bool | dict): False, True (torch's defaults), or the arguments.
-        where (str): Where it stands in the config, for messages.
+        where (str): Its place in the config, for messages.
 
     Raises:
         ValueError: If it is something else, or if torch does not take the arguments.
@@ -26,22 +26,22 @@ def compile_options(value: Union[bool, dict], where: str) -> Dict[str, Any]:
         )
     options: Dict[str, Any] = dict(backend='inductor') if value is True else {'backend': 'inductor', **value}
     try:
-        torch.compile(torch.zeros_like, **options)  # of which nothing is kept
+        torch.compile(torch.zeros_like, **options)  # Checks the arguments; nothing is compiled before a call.
     except Exception as error:
         raise ValueError(f'{where}: torch.compile does not take compile={value!r}: {error}') from error
     return options
 
 
 def compile_around(model: nn.Module, sources: Iterable[str], options: Dict[str, Any]) -> List[str]:
-    """Compile the largest parts of a model that have no tapped module inside.
+    """Compile the largest parts of a model that contain no tapped module.
 
-    A graph that was compiled with a forward hook in it keeps that very hook, so taps have to stay outside. The parts
-    are compiled in place: the keys of the state dict do not change, and copies of the model are not compiled.
+    A compiled graph keeps the forward hooks that it was traced with, so taps have to stay outside. Parts are compiled
+    in place: the keys of the state dict do not change, and copies of the model are not compiled.
 
     Args:
         model (nn.Module): The network.
-        sources (Iterable[str]): The paths of the modules that are tapped.
-        options (Dict[str, Any]): Of :func:`compile_options`.
+        sources (Iterable[str]): Paths of the tapped modules.
+        options (Dict[str, Any]): From :func:`compile_options`.
 
     Returns:
         List[str]: The paths of the parts.
