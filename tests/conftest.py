@@ -14,6 +14,7 @@ import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
+from ranks import forkserver, run_rank
 
 import rsd_mm  # noqa: F401 (registers its parts)
 
@@ -158,33 +159,21 @@ def run_ranks(tmp_path):
     """Call a function of a test file in several processes (gloo) as ``function(rank, world, *arguments)``."""
 
     def run(function, world, *arguments):
-        file = Path(sys.modules[function.__module__].__file__)
-        env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(file.parent)])}
-        rendezvous = tmp_path / f'rendezvous_{function.__name__}_{world}'
-        processes = []
-        for rank in range(world):
-            env['LOCAL_RANK'] = str(rank)
-            code = (
-                'import torch, rsd_mm\n'
-                'from rsd_mm.utils.launch import destroy_process_group\n'
-                'from mmengine.registry import init_default_scope\n'
-                f'from {file.stem} import {function.__name__} as function\n'
-                "init_default_scope('mmpretrain')\n"
-                'torch.distributed.init_process_group(\n'
-                f"    'gloo', init_method='file://{rendezvous}', rank={rank}, world_size={world})\n"
-                f'function({rank}, {world}, *{arguments!r})\n'
-                'torch.distributed.barrier()\n'
-                'destroy_process_group()\n'
+        name = f'{function.__name__}_{world}'
+        logs = [tmp_path / f'{name}_{rank}.log' for rank in range(world)]
+        processes = [
+            forkserver().Process(
+                target=run_rank, args=(function, rank, world, arguments, str(tmp_path / name), str(logs[rank]))
             )
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, '-c', code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-                )
-            )
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-        for process, output in zip(processes, outputs):
-            assert process.returncode == 0, output[-3000:]
-        return outputs
+            for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(300)
+        for process, log in zip(processes, logs):
+            assert process.exitcode == 0, log.read_text()[-3000:]
+        return [log.read_text() for log in logs]
 
     return run
 

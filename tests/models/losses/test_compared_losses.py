@@ -2,11 +2,7 @@
 """The losses of the compared methods, against references written entry by entry from the papers' formulas."""
 
 import math
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -487,10 +483,8 @@ class TestCRD:
             loss(*crd_batch(labels=(1, 1, 1)))
 
 
-def crd_worker(rank, world, rendezvous):
-    """What each process does: its shard of every batch, and at the end the memory of one process that saw it all."""
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{rendezvous}', rank=rank, world_size=world)
+def learn_shards(rank, world):
+    """Learn a shard of every batch, and compare with the memory of one process that saw it all."""
     torch.manual_seed(0)
     loss = crd(momentum=0.3)
     expected = [memory.clone() for memory in (loss.s_memory, loss.t_memory)]
@@ -510,18 +504,7 @@ def crd_worker(rank, world, rendezvous):
     normalizers = [torch.empty(2) for _ in range(world)]
     dist.all_gather(normalizers, loss.normalizers)
     assert torch.equal(*normalizers)
-    dist.destroy_process_group()
 
 
-def test_crds_memory_is_the_same_on_every_process(tmp_path):
-    """Two real processes (gloo) with different data."""
-    here = Path(__file__).resolve()
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(here.parents[3]), str(here.parent)])}
-    processes = []
-    for rank in range(2):
-        code = f'import rsd_mm, test_compared_losses as t; t.crd_worker({rank}, 2, {str(tmp_path / "r")!r})'
-        options = dict(env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        processes.append(subprocess.Popen([sys.executable, '-c', code], **options))
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    for process, output in zip(processes, outputs):
-        assert process.returncode == 0, output[-3000:]
+def test_crds_memory_is_the_same_on_every_process(run_ranks):
+    run_ranks(learn_shards, 2)
