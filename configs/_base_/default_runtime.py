@@ -1,23 +1,23 @@
-# What every run of rsd_mm shares, on top of MMPretrain's own runtime.
+# MMPretrain's runtime, with the hooks of rsd_mm.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
-# Registers RSDDistiller, RSDLoss, RSDProjector and the rest.
+# Registers RSDDistiller, RSDLoss, RSDProjector etc.
 custom_imports = dict(imports=['rsd_mm'], allow_failed_imports=False)
 
-# By name, so that a config that adds hooks of its own in custom_hooks keeps these.
+# In default_hooks, so that a config that sets custom_hooks keeps them.
 default_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook', max_keep_ckpts=3, save_best='auto'),
-    # Finds before the first iteration what would end a distillation much later.
+    # Checks before the first iteration for what would otherwise fail much later.
     distill_check=dict(type='DistillCheckHook'),
-    # Evaluates the teacher before the first iteration, and warns if it is off by more than a point where MMPretrain's
-    # model index states its accuracy; and a student that starts from weights.
+    # Evaluates the teacher (and a student with a checkpoint) before the first iteration; warns if the teacher is more
+    # than 1 point off the accuracy in MMPretrain's model index.
     teacher_accuracy=dict(type='TeacherAccuracyHook', tolerance=1.0),
-    # A resumed run goes on as if it had not been interrupted.
+    # A resumed run continues exactly as if it had not been interrupted.
     resume=dict(type='ResumeHook'),
-    # SIGTERM saves a checkpoint; add 'SIGINT' for Ctrl-C.
+    # Saves a checkpoint on SIGTERM, then exits; add 'SIGINT' for Ctrl-C.
     interrupt=dict(type='InterruptHook', signals=['SIGTERM']),
-    # Stops at a loss that is not finite, and reports features that say nothing.
+    # Stops diverged runs and reports collapsed features.
     health=dict(type='HealthHook'),
-    # Writes the student as a plain MMPretrain model when training ends.
+    # Saves the student as a plain MMPretrain model after training.
     export_student=dict(type='ExportStudentHook'),
 )

@@ -1,4 +1,4 @@
-# The runtime with an average of the student's weights, decay 0.99996 (the ImageNet-1k recipe for ViT and MLP students).
+# The runtime with an EMA of the student's weights, decay 0.99996 (ImageNet-1k recipe for ViT and MLP students).
 _base_ = './default_runtime.py'
 
 # mmengine's momentum is 1 - decay.

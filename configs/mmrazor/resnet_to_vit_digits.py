@@ -1,7 +1,7 @@
-# configs/quickstart/resnet_to_vit_digits.py in mmrazor's words: its SingleTeacherDistill with our projector and loss.
+# configs/quickstart/resnet_to_vit_digits.py for mmrazor: its SingleTeacherDistill with RSD's projector and loss.
 _base_ = '../quickstart/vit_digits.py'
 
-# The second makes mmrazor 1.0.0 importable; mmrazor's main branch does without.
+# The second makes mmrazor 1.0.0 importable; mmrazor's main branch does not need it.
 custom_imports = dict(imports=['rsd_mm', 'rsd_mm.compat.mmrazor'], allow_failed_imports=False)
 
 model = dict(
@@ -26,7 +26,7 @@ model = dict(
         distill_losses=dict(loss_rsd=dict(type='RSDLoss')),
         loss_forward_mappings=dict(
             loss_rsd=dict(
-                # A module's inputs are recorded as a tuple, so data_idx is needed.
+                # Inputs are recorded as a tuple, hence data_idx.
                 s_feature=dict(recorder='emb', from_student=True, data_idx=0, connector='proj'),
                 t_feature=dict(recorder='emb', from_student=False, data_idx=0),
             )
@@ -34,5 +34,5 @@ model = dict(
     ),
 )
 
-# Validates the teacher as well.
+# Also validates the teacher.
 val_cfg = dict(type='mmrazor.SingleTeacherDistillValLoop')

@@ -1,4 +1,4 @@
-# configs/rsd/swin-t_to_resnet18_in1k.py in mmrazor's words: its SingleTeacherDistill with our projector and loss.
+# configs/rsd/swin-t_to_resnet18_in1k.py for mmrazor: its SingleTeacherDistill with RSD's projector and loss.
 _base_ = [
     'mmpretrain::_base_/models/resnet18.py',
     '../_base_/datasets/imagenet_bs64.py',
@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# The second makes mmrazor 1.0.0 importable; mmrazor's main branch does without.
+# The second makes mmrazor 1.0.0 importable; mmrazor's main branch does not need it.
 custom_imports = dict(imports=['rsd_mm', 'rsd_mm.compat.mmrazor'], allow_failed_imports=False)
 
 model = dict(
@@ -14,16 +14,16 @@ model = dict(
     _scope_='mmrazor',
     type='SingleTeacherDistill',
     data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', **_base_.data_preprocessor),
-    architecture=_base_.model,  # whose _scope_ is mmpretrain already
+    architecture=_base_.model,  # its _scope_ is mmpretrain already
     teacher=dict(
         _scope_='mmpretrain',
         type='ImageClassifier',
-        # mmrazor sets nothing but a teacher's BatchNorm to eval, so its drop path is turned off here.
+        # mmrazor sets only the teacher's BatchNorm to eval, so drop path is disabled here.
         backbone=dict(type='SwinTransformer', arch='tiny', img_size=224, drop_path_rate=0.0),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=1000, in_channels=768),
     ),
-    # Loaded without strictness: a key that does not fit is a line in the log, and training goes on.
+    # Loaded with strict=False: mmrazor only logs keys that do not match.
     teacher_ckpt='https://download.openmmlab.com/mmclassification/v0/swin-transformer/swin_tiny_224_b16x64_300e_imagenet_20210616_090925-66df6be6.pth',
     distiller=dict(
         type='ConfigurableDistiller',
@@ -33,7 +33,7 @@ model = dict(
         distill_losses=dict(loss_rsd=dict(type='RSDLoss', loss_weight=0.1, kappa=0.01)),
         loss_forward_mappings=dict(
             loss_rsd=dict(
-                # A module's inputs are recorded as a tuple, so data_idx is needed.
+                # Inputs are recorded as a tuple, hence data_idx.
                 s_feature=dict(recorder='emb', from_student=True, data_idx=0, connector='proj'),
                 t_feature=dict(recorder='emb', from_student=False, data_idx=0),
             )
@@ -41,5 +41,5 @@ model = dict(
     ),
 )
 
-# Validates the teacher as well.
+# Also validates the teacher.
 val_cfg = dict(type='mmrazor.SingleTeacherDistillValLoop')

@@ -1,4 +1,4 @@
-# The quickstart's teacher: a small CNN, which needs fewer epochs than its student.
+# The quickstart's teacher: a small CNN, which needs fewer epochs than the student.
 _base_ = [
     '../_base_/datasets/digits_bs64.py',
     '../_base_/schedules/digits_30e.py',

@@ -1,4 +1,4 @@
-# The quickstart's student, alone: a small vision transformer.
+# The quickstart's baseline: the student, a small vision transformer, without teacher.
 _base_ = [
     '../_base_/datasets/digits_bs64.py',
     '../_base_/schedules/digits_30e.py',

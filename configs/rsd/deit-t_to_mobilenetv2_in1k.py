@@ -1,12 +1,4 @@
 # DeiT-T teaches MobileNetV2 1.0 on ImageNet-1k: 8 GPUs x 64 images, 100 epochs.
-_base_ = [
-    '../_base_/methods/rsd.py',
-    '../_base_/datasets/imagenet_bs64.py',
-    '../_base_/schedules/in1k_cnn_100e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = '../_base_/students/mobilenetv2_in1k.py'
 
-model = dict(
-    student=dict(cfg_path='mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py'),
-    teacher=dict(cfg_path='mmpretrain::deit/deit-tiny_4xb256_in1k.py', pretrained=True),
-)
+model = dict(teacher=dict(cfg_path='mmpretrain::deit/deit-tiny_4xb256_in1k.py', pretrained=True))

@@ -1,22 +1,10 @@
 # Swin-T teaches ResMLP-S12 on CIFAR-100 at 224 px: 2 GPUs x 128 images, 300 epochs.
-_base_ = [
-    '../_base_/methods/rsd.py',
-    '../_base_/datasets/cifar100_224_bs128_randaug.py',
-    '../_base_/schedules/cifar100_token_300e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = '../_base_/students/resmlp-s12_cifar100.py'
 
 model = dict(
-    student=dict(
-        type='TimmClassifier',
-        model_name='resmlp_12_224',
-        num_classes=100,
-        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
-        train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
-    ),
-    # The checkpoint is what the teacher's config trains; a published one goes in its place.
     teacher=dict(
         cfg_path='{{ fileDirname }}/../teachers/swin-t_cifar100.py',
+        # Trained by the config above; a published checkpoint can take its place.
         checkpoint='work_dirs/swin-t_cifar100/epoch_30.pth',
-    ),
+    )
 )

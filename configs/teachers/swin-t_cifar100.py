@@ -1,5 +1,5 @@
-# Fine-tunes timm's ImageNet weights on CIFAR-100 at 224 px, as a teacher: 2 GPUs x 128 images, 30 epochs.
-# A sample recipe, not a published one. The state dict of a teacher that was published fits this model too.
+# Swin-T as a teacher on CIFAR-100 at 224 px, fine-tuned from timm's ImageNet weights: 2 GPUs x 128 images, 30 epochs.
+# A sample recipe, not a published one. The state dicts of published teachers also fit this model.
 _base_ = [
     '../_base_/datasets/cifar100_224_bs128.py',
     '../_base_/schedules/finetune_30e.py',

@@ -1,10 +1,10 @@
 # CIFAR-100 resized to 224 px, 128 images per GPU: random resized crop and horizontal flip.
 data_preprocessor = dict(
     num_classes=100,
-    # ImageNet's mean and std, in RGB.
+    # ImageNet's mean and std, RGB.
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
-    # The dataset gives RGB already.
+    # The dataset's images are RGB.
     to_rgb=False,
 )
 
@@ -23,7 +23,7 @@ train_dataloader = dict(
     num_workers=5,
     dataset=dict(type='CIFAR100', data_root='data/cifar100', split='train', pipeline=train_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=True),
-    # The statistics of RSD are those of a batch; an incomplete one at the end of an epoch would distort them.
+    # RSD computes batch statistics, which an incomplete last batch would distort.
     drop_last=True,
 )
 val_dataloader = dict(

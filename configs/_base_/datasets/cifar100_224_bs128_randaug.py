@@ -1,6 +1,4 @@
-# CIFAR-100 resized to 224 px, 128 images per GPU, with the augmentation of token students: RandAugment m9 (mstd 0.5,
-# increasing) and random erasing 0.25; Mixup and CutMix come with the student. The recipe's colour jitter 0.4 is left out,
-# since timm, with which it was published, turns it off where RandAugment is on.
+# CIFAR-100 at 224 px, 128 images per GPU, with the augmentation for token students, as in imagenet_bs128_randaug.py.
 _base_ = './cifar100_224_bs128.py'
 
 train_pipeline = [

@@ -1,10 +1,10 @@
-# scikit-learn's handwritten digits: 1,200 training and 597 test images of 8 x 8 pixels.
+# scikit-learn's handwritten digits: 1,200 training and 597 test images of 8 x 8 px.
 data_preprocessor = dict(
     num_classes=10,
-    # Mean and standard deviation of the training images, in RGB (all three are equal).
+    # Mean and std of the training images, the same for R, G and B.
     mean=[77.7, 77.7, 77.7],
     std=[95.9, 95.9, 95.9],
-    # The dataset gives RGB already.
+    # The dataset's images are RGB.
     to_rgb=False,
 )
 
@@ -17,7 +17,7 @@ test_pipeline = [dict(type='PackInputs')]
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,
-    persistent_workers=False,  # there are none; MMPretrain's tools would ask for them
+    persistent_workers=False,  # MMPretrain's tools set True by default, which needs workers
     dataset=dict(type='SklearnDigits', split='train', pipeline=train_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=True),
     drop_last=True,

@@ -1,4 +1,4 @@
-# Correlation congruence (arXiv 1904.01802) on embeddings of 128 channels. Values: OFA-KD's and RSD's releases.
+# Correlation congruence (arXiv 1904.01802) on embeddings of 128 channels. Values from the releases of OFA-KD and RSD.
 method = dict(
     type='Distiller',
     terms=dict(

@@ -1,5 +1,5 @@
-# Contrastive representation distillation (arXiv 1910.10699) on embeddings of 128 channels. Values: OFA-KD's and RSD's
-# releases. num_samples is the size of the training dataset, here CIFAR-100's.
+# Contrastive representation distillation (arXiv 1910.10699) on embeddings of 128 channels. Values from the releases of
+# OFA-KD and RSD. num_samples is the size of the training set, here that of CIFAR-100.
 method = dict(
     type='Distiller',
     terms=dict(

@@ -1,4 +1,4 @@
-# Knowledge distillation from a stronger teacher, DIST (arXiv 2205.10536). Values: OFA-KD's and RSD's releases.
+# Knowledge distillation from a stronger teacher, DIST (arXiv 2205.10536). Values from the releases of OFA-KD and RSD.
 method = dict(
     type='Distiller',
     terms=dict(

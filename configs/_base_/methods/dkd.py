@@ -1,4 +1,4 @@
-# Decoupled knowledge distillation (arXiv 2203.08679). Values: OFA-KD's and RSD's releases.
+# Decoupled knowledge distillation (arXiv 2203.08679). Values from the releases of OFA-KD and RSD.
 method = dict(
     type='Distiller',
     terms=dict(

@@ -1,4 +1,4 @@
-# FitNet (arXiv 1412.6550): hints at four stages, as in OFA-KD's and RSD's releases.
+# FitNet (arXiv 1412.6550): hints at four stages, as in the releases of OFA-KD and RSD.
 method = dict(
     type='Distiller',
     terms={

@@ -1,8 +1,8 @@
-# Redundancy Suppression Distillation with the paper's values. A pair adds its student and teacher.
+# Redundancy Suppression Distillation (arXiv 2507.21844) with the paper's values. A pair adds student and teacher.
 model = dict(
     type='RSDDistiller',
-    # The AAD projector; its widths are inferred from student and teacher.
+    # The AAD projector; its widths are inferred from both models.
     projector=dict(type='RSDProjector', expansion=2),
-    # loss_weight is the paper's lambda.
+    # loss_weight is lambda in the paper.
     loss=dict(type='RSDLoss', loss_weight=0.1, kappa=0.01),
 )

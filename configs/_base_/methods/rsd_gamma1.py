@@ -1,2 +1,2 @@
-# An ablation of RSD: expansion 1 of the projector (the paper calls it gamma and uses 2).
+# RSD ablation: a projector with expansion 1 (gamma in the paper, where it is 2).
 method = dict(type='RSDDistiller', projector=dict(type='RSDProjector', expansion=1))

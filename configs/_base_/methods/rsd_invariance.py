@@ -1,2 +1,2 @@
-# An ablation of RSD: invariance only, no decorrelation.
+# RSD ablation: invariance only, no decorrelation.
 method = dict(type='RSDDistiller', loss=dict(kappa=0.0))

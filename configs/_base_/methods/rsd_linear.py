@@ -1,2 +1,2 @@
-# An ablation of RSD: a linear adaptor in place of the projector.
+# RSD ablation: a linear layer instead of the projector.
 method = dict(type='RSDDistiller', projector=dict(type='LinearProjector', bias=False))

@@ -1,4 +1,4 @@
-# RSD's loss on the logits, without projector: an ablation of the paper.
+# RSD ablation of the paper: RSD's loss on the logits, without projector.
 method = dict(
     type='RSDDistiller',
     student_tap='logits',

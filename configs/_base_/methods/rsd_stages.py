@@ -1,4 +1,4 @@
-# Multi-stage RSD: RSD on the embeddings, and OFA's four branches trained with RSD's loss on the teacher's embedding.
+# Multi-stage RSD: RSD on the embeddings, and between OFA's four branches and the teacher's embedding.
 method = dict(
     type='RSDDistiller',
     terms={

@@ -1,4 +1,4 @@
-# Scale-decoupled distillation (arXiv 2403.13512) with KD as its base, on 1 + 4 + 16 regions.
+# Scale-decoupled distillation (arXiv 2403.13512) on top of KD, with 1 + 4 + 16 regions.
 method = dict(
     type='Distiller',
     terms=dict(

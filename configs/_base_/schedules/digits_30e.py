@@ -1,4 +1,4 @@
-# AdamW with warm-up and cosine decay, for the small models of the quickstart.
+# AdamW with warm-up and cosine decay, for the quickstart's small models.
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.05))
 
 param_scheduler = [

@@ -1,4 +1,4 @@
-# Fine-tunes pretrained weights, for a teacher: 256 images a step, 30 epochs, AdamW. A sample recipe, not a published one.
+# Fine-tunes a pretrained teacher: 256 images per step, 30 epochs, AdamW. A sample recipe, not a published one.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
@@ -12,5 +12,5 @@ train_cfg = dict(by_epoch=True, max_epochs=30, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-# Used with --auto-scale-lr, for another number of GPUs or images per GPU.
+# For --auto-scale-lr, with another number of GPUs or images per GPU.
 auto_scale_lr = dict(base_batch_size=256)

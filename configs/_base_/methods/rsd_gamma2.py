@@ -1,2 +1,0 @@
-# An ablation of RSD: expansion 2 of the projector (the paper calls it gamma and uses 2).
-method = dict(type='RSDDistiller', projector=dict(type='RSDProjector', expansion=2))

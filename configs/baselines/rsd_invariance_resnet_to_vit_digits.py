@@ -1,4 +1,0 @@
-# The quickstart's pair, with RSD without decorrelation.
-_base_ = ['../quickstart/resnet_to_vit_digits.py', '../_base_/methods/rsd_invariance.py']
-
-model = dict(_delete_=True, student=_base_.model.student, teacher=_base_.model.teacher, **_base_.method)

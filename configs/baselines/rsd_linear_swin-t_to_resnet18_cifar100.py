@@ -1,4 +1,0 @@
-# Swin-T teaches ResNet-18 on CIFAR-100, with RSD with a linear adaptor.
-_base_ = ['../rsd/swin-t_to_resnet18_cifar100.py', '../_base_/methods/rsd_linear.py']
-
-model = dict(_delete_=True, student=_base_.model.student, teacher=_base_.model.teacher, **_base_.method)
