@@ -15,20 +15,12 @@ from packaging.version import Version
 
 
 class Dependency(NamedTuple):
-    """A package, its supported versions (minimum <= version < limit), and the requirement that installs it."""
+    """A module, its supported versions (minimum <= version < limit), and the package that provides it."""
 
     module: str
     minimum: str
     limit: str
-    requirement: str
-
-    @property
-    def supported(self) -> str:
-        return f'>={self.minimum},<{self.limit}'
-
-    @property
-    def command(self) -> str:
-        return f'pip install "{self.requirement}{self.supported}"'
+    package: str
 
 
 DEPENDENCIES = (
@@ -39,9 +31,7 @@ DEPENDENCIES = (
     Dependency('mmpretrain', '1.0.0', '2.0.0', 'mmpretrain'),
 )
 
-_WHOLE_STACK = (
-    'For the tested set of packages: pip install -e ".[mm]" -c requirements/constraints.txt (in a clone of rsd_mm).'
-)
+_TESTED = 'The tested set of packages: pip install -e ".[mm]" -c requirements/constraints.txt (in a clone of rsd_mm).'
 
 
 def check_dependency(dependency: Dependency) -> None:
@@ -50,28 +40,29 @@ def check_dependency(dependency: Dependency) -> None:
     Raises:
         ImportError: If not; names the package, the supported versions and the command that fixes it.
     """
-    name, supported = dependency.module, dependency.supported
+    name, minimum, limit, package = dependency
+    supported = f'>={minimum},<{limit}'
+    install = f'pip install "{package}{supported}". {_TESTED}'
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name == name:
             raise ImportError(
-                f'rsd_mm needs {name}, which is installed but lacks the module '
-                f'{error.name!r}. To install that: pip install {error.name}. {_WHOLE_STACK}'
+                f'rsd_mm needs {name} {supported}, which is not installed. To install it: {install}'
             ) from error
         raise ImportError(
-            f'rsd_mm needs {name} {supported}, which is not installed. '
-            f'To install it: {dependency.command}. {_WHOLE_STACK}'
+            f'rsd_mm needs {name}, which is installed but lacks the module {error.name!r}. '
+            f'To install that: pip install {error.name}. {_TESTED}'
         ) from error
     except Exception as error:  # A broken binary raises RuntimeError, AssertionError, OSError, ...
         raise ImportError(f'rsd_mm needs {name}, whose import fails: {error}. {_advice(name, error)}') from error
     version = Version(module.__version__)
     # A pre-release or local build (2.11.0+cu130) of a supported version is supported.
-    if not Version(dependency.minimum) <= Version(version.base_version) < Version(dependency.limit):
-        too = 'old' if version < Version(dependency.minimum) else 'new'
+    if not Version(minimum) <= Version(version.base_version) < Version(limit):
+        too = 'old' if version < Version(minimum) else 'new'
         raise ImportError(
             f'rsd_mm supports {name} {supported}, but {version} is installed, which is too {too}. '
-            f'To change it: {dependency.command}. {_WHOLE_STACK}'
+            f'To change it: {install}'
         )
 
 
@@ -86,7 +77,7 @@ def _advice(name: str, error: Exception) -> str:
             'OpenCV lacks a system library: apt-get install libgl1 libglib2.0-0, or use the headless build: '
             'pip uninstall opencv-python && pip install opencv-python-headless.'
         )
-    return _WHOLE_STACK
+    return _TESTED
 
 
 def check_pkg_resources() -> None:

@@ -28,17 +28,14 @@ def _digits() -> Tuple[np.ndarray, np.ndarray]:
 class SklearnDigits(BaseDataset):
     """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels, 10 classes.
 
-    These are the test set of the UCI "Optical Recognition of Handwritten Digits",
-    ordered by writer. The splits are consecutive, so that most writers are in only
-    one of them; this is harder than a random split.
+    These are the test set of the UCI "Optical Recognition of Handwritten Digits", ordered by writer. The splits are
+    consecutive, so that most writers are in only one of them; this is harder than a random split.
 
     Images are ``(8, 8, 3)`` uint8 arrays in RGB, so a pipeline needs no loading step.
 
     Args:
-        split (str): ``train`` (the first 1,200 images) or ``test`` (the other
-            597). Defaults to ``train``.
-        **kwargs: Of MMPretrain's ``BaseDataset``, such as ``pipeline`` or
-            ``indices``.
+        split (str): ``train`` (the first 1,200 images) or ``test`` (the other 597). Defaults to ``train``.
+        **kwargs: Of MMPretrain's ``BaseDataset``, such as ``pipeline`` or ``indices``.
 
     Raises:
         ValueError: For an unknown split.

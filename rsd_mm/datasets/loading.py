@@ -16,14 +16,12 @@ from mmengine.registry import TRANSFORMS
 class LoadCheckedImage(LoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that names or skips corrupt images.
 
-    This includes truncated JPEGs, which some versions of OpenCV fill with grey.
-    Grey, CMYK and 16-bit images are loaded as ``(H, W, 3)`` uint8, as by
-    ``LoadImageFromFile``.
+    This includes truncated JPEGs, which some versions of OpenCV fill with grey. Grey, CMYK and 16-bit images are loaded
+    as ``(H, W, 3)`` uint8, as by ``LoadImageFromFile``.
 
     Args:
-        corrupt (str): ``raise``, or ``skip`` to replace the image by a random other
-            one (for training; a test needs every image) and to log its path and how
-            many were skipped. Defaults to ``raise``.
+        corrupt (str): ``raise``, or ``skip`` to replace the image by a random other one (for training; a test needs
+            every image) and to log its path and how many were skipped. Defaults to ``raise``.
         **kwargs: Of ``LoadImageFromFile``.
 
     Raises:

@@ -16,15 +16,8 @@ from rsd_mm.version import __version__
 
 #: What a plain student keeps of a run's config, besides the model: how it is tested, and the runtime.
 _KEPT = (
-    'default_scope',
-    'data_preprocessor',
-    'test_dataloader',
-    'test_evaluator',
-    'test_cfg',
-    'env_cfg',
-    'vis_backends',
-    'visualizer',
-    'log_level',
+    *('default_scope', 'data_preprocessor', 'test_dataloader', 'test_evaluator', 'test_cfg'),
+    *('env_cfg', 'vis_backends', 'visualizer', 'log_level'),
 )
 _NOTE = """# A plain MMPretrain model, distilled with rsd_mm {version}; its weights are in {name}.pth:
 #   from mmpretrain import ImageClassificationInferencer

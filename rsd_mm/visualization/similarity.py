@@ -2,11 +2,11 @@
 """Centred kernel alignment (CKA) between the features of two networks.
 
 Kornblith, Norouzi, Lee, Hinton: "Similarity of Neural Network Representations Revisited", ICML 2019, arXiv 1905.00414;
-over minibatches as in Nguyen, Raghu, Kornblith: "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021,
-arXiv 2010.15327.
+over minibatches as in Nguyen, Raghu, Kornblith: "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, arXiv
+2010.15327.
 """
 
-from typing import Dict, Hashable, Sequence, Tuple
+from typing import Hashable, Sequence
 
 import numpy as np
 import torch
@@ -52,27 +52,22 @@ class MinibatchCKA:
     def __init__(self, rows: Sequence[Hashable], columns: Sequence[Hashable]) -> None:
         self.rows = list(rows)
         self.columns = list(columns)
-        self._sums: Dict[Tuple[int, int], float] = {}
+        size = len(self.rows) + len(self.columns)
+        self._sums = np.zeros((size, size))
 
     def update(self, rows: Sequence[Tensor], columns: Sequence[Tensor]) -> None:
         """Add a batch: for every name the features ``(B, ...)`` of the same images, ``B >= 4``."""
         kernels = [_kernel(feature) for feature in (*rows, *columns)]
-        split = len(self.rows)
-        pairs = [(i, i) for i in range(len(kernels))]
-        pairs += [(i, j) for i in range(split) for j in range(split, len(kernels))]
-        for i, j in pairs:
-            self._sums[i, j] = self._sums.get((i, j), 0.0) + float(unbiased_hsic(kernels[i], kernels[j]))
+        for i, kernel in enumerate(kernels):
+            others = range(len(self.rows), len(kernels)) if i < len(self.rows) else ()
+            for j in (i, *others):
+                self._sums[i, j] += float(unbiased_hsic(kernel, kernels[j]))
 
     def compute(self) -> np.ndarray:
         """Return the alignments, ``(rows, columns)``; NaN for constant features."""
-        split = len(self.rows)
-        values = np.full((split, len(self.columns)), np.nan)
-        for i in range(split):
-            for j in range(len(self.columns)):
-                own = self._sums[i, i] * self._sums[split + j, split + j]
-                if own > 0:
-                    values[i, j] = self._sums[i, split + j] / own**0.5
-        return values
+        own, split = self._sums.diagonal(), len(self.rows)
+        scale = np.outer(own[:split], own[split:])
+        return self._sums[:split, split:] / np.sqrt(np.where(scale > 0, scale, np.nan))
 
 
 def _kernel(feature: Tensor) -> Tensor:

@@ -48,30 +48,14 @@ class AtomicLocalBackend(LocalBackend):
 register_backend('rsd_mm.atomic', AtomicLocalBackend, force=True)
 
 
-class _DeferRemoval:
-    """Wrap a file backend; record what to remove instead of removing it."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.removed: List[str] = []
-
-    def remove(self, path: str) -> None:
-        self.removed.append(path)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` with atomic writes.
 
-    mmengine removes an old checkpoint, then writes the new one. A process that is
-    killed or a disk that fills up in between leaves a truncated file, and with
-    ``max_keep_ckpts=1`` nothing else. This hook writes a temporary file, renames
-    it, and only then removes old checkpoints; for a moment there is one more of
-    them. Remote storage (``backend_args``, ``s3://``), which replaces files as a
-    whole, works as in mmengine.
+    mmengine removes an old checkpoint, then writes the new one. A process that is killed or a disk that fills up in
+    between leaves a truncated file, and with ``max_keep_ckpts=1`` nothing else. This hook writes a temporary file,
+    renames it, and only then removes old checkpoints; for a moment there is one more of them. Remote storage
+    (``backend_args``, ``s3://``), which replaces files as a whole, works as in mmengine.
 
     Args:
         **kwargs: See mmengine's ``CheckpointHook``.
@@ -87,17 +71,15 @@ class AtomicCheckpointHook(CheckpointHook):
 
     @contextlib.contextmanager
     def _remove_last(self) -> Iterator[None]:
-        backend, self.file_backend = self.file_backend, _DeferRemoval(self.file_backend)
+        removed: List[str] = []
+        self.file_backend.remove = removed.append
         try:
             yield
-            removed = self.file_backend.removed
         finally:
-            self.file_backend = backend
+            del self.file_backend.remove
         for path in removed:
             if path not in (self.last_ckpt, getattr(self, 'best_ckpt_path', None)):
-                backend.remove(path)
-
-    # What saves.
+                self.file_backend.remove(path)
 
     def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
         with self._remove_last():

@@ -18,25 +18,21 @@ from rsd_mm.visualization import agreement, cross_correlation, draw_correlation,
 class CorrelationHook(Hook):
     """Draw the cross-correlation matrix of a term's two embeddings every few epochs.
 
-    It is computed in eval mode on the first images of the validation set. The
-    picture goes to the run's visualizer, that is to
-    ``vis_data/vis_image/correlation_EPOCH.png`` and, if enabled, to TensorBoard. So
-    do, and to the log, the mean of the diagonal (``correlation/mean_diagonal``, 1 is
-    best), the mean square of the other entries
-    (``correlation/mean_square_off_diagonal``, 0 is best, about ``1 / images`` for
-    independent features) and the effective rank of the student's embedding before
-    the projector (``correlation/effective_rank``). Only the main process does this;
-    the random state of training does not change.
+    It is computed in eval mode on the first images of the validation set. The picture goes to the run's visualizer,
+    that is to ``vis_data/vis_image/correlation_EPOCH.png`` and, if enabled, to TensorBoard. So do, and to the log, the
+    mean of the diagonal (``correlation/mean_diagonal``, 1 is best), the mean square of the other entries
+    (``correlation/mean_square_off_diagonal``, 0 is best, about ``1 / images`` for independent features) and the
+    effective rank of the student's embedding before the projector (``correlation/effective_rank``). Only the main
+    process does this; the random state of training does not change.
 
     Args:
-        interval (int): Epochs between two pictures, besides those before and after
-            training. Defaults to 10.
+        interval (int): Epochs between two pictures, besides those before and after training. Defaults to 10.
         images (int): Number of images. Defaults to 512.
         term (str): Name of the term. Defaults to ``loss_rsd``.
 
     Raises:
-        ValueError: If the model has no such term, or the term does not compare two
-            embeddings; before the first iteration.
+        ValueError: If the model has no such term, or the term does not compare two embeddings; before the first
+            iteration.
     """
 
     priority = 'LOW'

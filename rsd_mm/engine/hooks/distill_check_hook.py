@@ -15,10 +15,9 @@ from rsd_mm.models.distillers import num_classes
 class DistillCheckHook(Hook):
     """Check the training data of a distillation before the first iteration.
 
-    - The last batch of an epoch must have more than one sample, to correlate
-      features.
-    - The classes and labels of the dataset must be those of the student. Classes
-      without images are logged as a warning.
+    - The last batch of an epoch must have more than one sample, to correlate features.
+    - The classes and labels of the dataset must be those of the student. Classes without images are logged as a
+      warning.
     - Images must not be smaller than the crop.
 
     Models other than a distiller are not checked.

@@ -15,16 +15,14 @@ from rsd_mm.engine.runner import distiller_of
 class ExportStudentHook(Hook):
     """Export the student as a plain MMPretrain model when training ends.
 
-    Writes ``student.pth`` and ``student.py`` into the work dir, the student at the
-    end of training (with averaged weights if there is an ``EMAHook``), and, if
-    training keeps a best checkpoint, ``student_best.pth`` and ``student_best.py``.
-    None of them needs this package; see :func:`~rsd_mm.engine.export.export_student`.
-    The log summarizes their accuracy. Only the main process writes; models other
-    than a distiller are not exported.
+    Writes ``student.pth`` and ``student.py`` into the work dir, the student at the end of training (with averaged
+    weights if there is an ``EMAHook``), and, if training keeps a best checkpoint, ``student_best.pth`` and
+    ``student_best.py``. None of them needs this package; see :func:`~rsd_mm.engine.export.export_student`. The log
+    summarizes their accuracy. Only the main process writes; models other than a distiller are not exported.
 
     Args:
-        baseline (float, optional): Top-1 accuracy in percent of the student trained
-            without a teacher, for the summary. Defaults to None.
+        baseline (float, optional): Top-1 accuracy in percent of the student trained without a teacher, for the summary.
+            Defaults to None.
     """
 
     priority = 'LOWEST'  # After the last checkpoint is saved.

@@ -21,29 +21,23 @@ from rsd_mm.engine.runner import distiller_of, is_resuming, starting_checkpoint
 class HealthHook(Hook):
     """Stop a run whose loss is NaN or inf, and report constant features.
 
-    - A total loss that is not finite stops the run after that iteration. The error
-      names the terms and features, the iteration, the learning rate and the last
-      good checkpoint. Weights that are not finite are never saved.
-    - Features with a standard deviation over the batch below ``min_std`` are
-      constant. They are counted every ``interval`` iterations; a student whose
-      features are all constant, and a teacher with any, is logged as a warning.
+    - A total loss that is not finite stops the run after that iteration. The error names the terms and features, the
+      iteration, the learning rate and the last good checkpoint. Weights that are not finite are never saved.
+    - Features with a standard deviation over the batch below ``min_std`` are constant. They are counted every
+      ``interval`` iterations; a student whose features are all constant, and a teacher with any, is logged as a
+      warning.
 
-    Gradients that overflow in mixed precision while the loss is finite are left to
-    the loss scaler.
+    Gradients that overflow in mixed precision while the loss is finite are left to the loss scaler.
 
-    Accelerators are synchronized no more often than by mmengine's own log, which
-    reads every loss in every iteration, except with ``max_skips``, which needs the
-    loss before the optimizer step.
+    Accelerators are synchronized no more often than by mmengine's own log, which reads every loss in every iteration,
+    except with ``max_skips``, which needs the loss before the optimizer step.
 
     Args:
-        max_skips (int): Number of batches with a non-finite loss (in any process)
-            to skip before stopping. They change neither the weights nor the
-            statistics of normalization layers, and do not count for gradient
-            accumulation. Defaults to 0.
-        interval (int): Iterations between two checks for constant features.
-            Defaults to 100.
-        min_std (float): Standard deviation below which a feature is constant.
-            Defaults to 1e-4, ten times RSD's eps.
+        max_skips (int): Number of batches with a non-finite loss (in any process) to skip before stopping. They change
+            neither the weights nor the statistics of normalization layers, and do not count for gradient accumulation.
+            Defaults to 0.
+        interval (int): Iterations between two checks for constant features. Defaults to 100.
+        min_std (float): Standard deviation below which a feature is constant. Defaults to 1e-4, ten times RSD's eps.
     """
 
     # Before RuntimeInfoHook logs the losses.

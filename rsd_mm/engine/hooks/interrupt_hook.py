@@ -19,19 +19,16 @@ from rsd_mm.engine.cleanup import cleanup_stack, patch
 class InterruptHook(Hook):
     """Save ``interrupted.pth`` on SIGTERM, then exit.
 
-    Schedulers send SIGTERM before they reclaim a machine. The checkpoint is saved
-    at the end of the iteration, or of the first one after validation; ``--resume``
-    continues within the epoch. The exit status is 128 plus the signal's number. A
-    second signal ends the process at once.
+    Schedulers send SIGTERM before they reclaim a machine. The checkpoint is saved at the end of the iteration, or of
+    the first one after validation; ``--resume`` continues within the epoch. The exit status is 128 plus the signal's
+    number. A second signal ends the process at once.
 
-    With several processes, a signal to one of them is enough: they synchronize
-    every ``interval`` iterations, and exit once the checkpoint is written.
+    With several processes, a signal to one of them is enough: they synchronize every ``interval`` iterations, and exit
+    once the checkpoint is written.
 
     Args:
-        signals (Sequence[str]): Signals to handle. Defaults to ``('SIGTERM', )``;
-            add ``'SIGINT'`` for Ctrl-C.
-        interval (int): Iterations between two synchronizations of several
-            processes. Defaults to 10.
+        signals (Sequence[str]): Signals to handle. Defaults to ``('SIGTERM', )``; add ``'SIGINT'`` for Ctrl-C.
+        interval (int): Iterations between two synchronizations of several processes. Defaults to 10.
 
     Raises:
         ValueError: For an unknown signal.

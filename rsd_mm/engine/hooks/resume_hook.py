@@ -20,20 +20,15 @@ from rsd_mm.utils.checkpoint import read_checkpoint
 class ResumeHook(Hook):
     """Resume a run as if it had not been interrupted.
 
-    - ``--resume`` takes the newest complete checkpoint; truncated or damaged ones
-      are reported and skipped.
-    - A checkpoint of a different model (teacher, its weights, kappa, projector,
-      ...) is refused, with the differences.
-    - Every epoch is seeded with the run's seed and its first iteration, so its
-      random numbers depend neither on resuming nor on validation. Persistent data
-      workers keep their own streams, which restart on resuming (avoid this with
-      ``--no-persistent-workers``).
-    - A checkpoint saved within an epoch resumes there: the remaining images in the
-      same order, each once.
+    - ``--resume`` takes the newest complete checkpoint; truncated or damaged ones are reported and skipped.
+    - A checkpoint of a different model (teacher, its weights, kappa, projector, ...) is refused, with the differences.
+    - Every epoch is seeded with the run's seed and its first iteration, so its random numbers depend neither on
+      resuming nor on validation. Persistent data workers keep their own streams, which restart on resuming (avoid this
+      with ``--no-persistent-workers``).
+    - A checkpoint saved within an epoch resumes there: the remaining images in the same order, each once.
 
     Args:
-        allow_changes (bool): Warn about a changed model instead of refusing it.
-            Defaults to False.
+        allow_changes (bool): Warn about a changed model instead of refusing it. Defaults to False.
     """
 
     priority = 'VERY_HIGH'

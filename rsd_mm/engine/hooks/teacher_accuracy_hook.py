@@ -19,27 +19,23 @@ from rsd_mm.utils.random_state import keep_random_state
 class TeacherAccuracyHook(Hook):
     """Evaluate the teacher, and a pretrained student, on the validation set before training.
 
-    The teacher gets its images as in training, through the run's pipeline, data
-    preprocessor and input bridge. Wrong weights, normalization, channel order or
-    image size lower its accuracy, and nothing else would reveal them. A gap to the
-    expected accuracy is a warning, not an error, since the validation set may be a
-    different one. Several processes share the images.
+    The teacher gets its images as in training, through the run's pipeline, data preprocessor and input bridge. Wrong
+    weights, normalization, channel order or image size lower its accuracy, and nothing else would reveal them. A gap to
+    the expected accuracy is a warning, not an error, since the validation set may be a different one. Several processes
+    share the images.
 
-    A teacher of unknown accuracy, a fine-tuned one for example, is evaluated
-    without a comparison, unless its classes are not the student's or it has no
-    weights. Each evaluation costs one validation by that network. Resumed runs and
+    A teacher of unknown accuracy, a fine-tuned one for example, is evaluated without a comparison, unless its classes
+    are not the student's or it has no weights. Each evaluation costs one validation by that network. Resumed runs and
     runs without validation evaluate nothing.
 
     Args:
-        expected (float, optional): The teacher's top-1 accuracy in percent.
-            Defaults to None: the one that MMPretrain's model index states for its
-            weights (a URL of the index, or a file of the same name), if the
-            validation set is of the same dataset.
+        expected (float, optional): The teacher's top-1 accuracy in percent. Defaults to None: the one that MMPretrain's
+            model index states for its weights (a URL of the index, or a file of the same name), if the validation set
+            is of the same dataset.
         tolerance (float): Largest gap without a warning, in points. Defaults to 1.
         only_known (bool): Skip a teacher of unknown accuracy. Defaults to False.
-        student (bool, optional): Whether to evaluate the student. Defaults to
-            None: if it is pretrained (its ``checkpoint`` or ``pretrained``, or the
-            run's ``load_from``).
+        student (bool, optional): Whether to evaluate the student. Defaults to None: if it is pretrained (its
+            ``checkpoint`` or ``pretrained``, or the run's ``load_from``).
         enable (bool): Whether to evaluate anything. Defaults to True.
 
     Raises:
