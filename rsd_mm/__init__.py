@@ -1,8 +1,8 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 """rsd_mm: cross-architecture knowledge distillation for MMPretrain and the OpenMMLab family.
 
-Importing it registers its parts under their bare names in mmengine's root
-registry, where every OpenMMLab project finds them::
+Importing it registers its modules in mmengine's root registry, so that configs of every OpenMMLab project find them by
+their bare names::
 
     custom_imports = dict(imports=['rsd_mm'])
 """
@@ -12,7 +12,7 @@ from .version import __version__
 
 check_dependencies()
 
-# After the check, which says what is missing better than an import does.
+# After the check, whose messages are clearer than those of failing imports.
 from .datasets import LoadCheckedImage, SklearnDigits  # noqa: E402
 from .engine import (  # noqa: E402
     AtomicCheckpointHook,

@@ -1,10 +1,9 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""Which packages rsd_mm stands on, checked when it is imported.
+"""Check the required packages on import.
 
-The base install forces none of them on an environment that has them already
-(full mmcv and mmcv-lite own the same folder, a CUDA build of torch is easily
-replaced by another), so a missing or unsuitable one is reported here, with the
-command that cures it.
+The base install does not require them, so that pip does not replace those of an existing environment (full mmcv and
+mmcv-lite share a folder, and a CUDA build of torch is easily lost). A missing or unsupported package is reported with
+the command that fixes it.
 """
 
 import importlib
@@ -16,20 +15,12 @@ from packaging.version import Version
 
 
 class Dependency(NamedTuple):
-    """A package, the versions it may have (minimum <= version < limit), how to get it."""
+    """A module, its supported versions (minimum <= version < limit), and the package that provides it."""
 
     module: str
     minimum: str
     limit: str
-    requirement: str
-
-    @property
-    def supported(self) -> str:
-        return f'>={self.minimum},<{self.limit}'
-
-    @property
-    def cure(self) -> str:
-        return f'pip install "{self.requirement}{self.supported}"'
+    package: str
 
 
 DEPENDENCIES = (
@@ -40,66 +31,70 @@ DEPENDENCIES = (
     Dependency('mmpretrain', '1.0.0', '2.0.0', 'mmpretrain'),
 )
 
-_WHOLE_STACK = (
-    'The tested set of all of them: pip install -e ".[mm]" -c requirements/constraints.txt (from a clone of rsd_mm).'
-)
+_TESTED = 'The tested set of packages: pip install -e ".[mm]" -c requirements/constraints.txt (in a clone of rsd_mm).'
 
 
 def check_dependency(dependency: Dependency) -> None:
-    """Raise an ImportError that names the package, the supported range and the cure."""
-    name, supported = dependency.module, dependency.supported
+    """Check that a package is installed and supported.
+
+    Raises:
+        ImportError: If not; names the package, the supported versions and the command that fixes it.
+    """
+    name, minimum, limit, package = dependency
+    supported = f'>={minimum},<{limit}'
+    install = f'pip install "{package}{supported}". {_TESTED}'
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name == name:
             raise ImportError(
-                f'rsd_mm needs {name}, which is installed but lacks the module '
-                f'{error.name!r}. To install that: pip install {error.name}. {_WHOLE_STACK}'
+                f'rsd_mm needs {name} {supported}, which is not installed. To install it: {install}'
             ) from error
         raise ImportError(
-            f'rsd_mm needs {name} {supported}, which is not installed. To install it: {dependency.cure}. {_WHOLE_STACK}'
+            f'rsd_mm needs {name}, which is installed but lacks the module {error.name!r}. '
+            f'To install that: pip install {error.name}. {_TESTED}'
         ) from error
-    except Exception as error:  # a broken binary raises RuntimeError, AssertionError, OSError...
+    except Exception as error:  # A broken binary raises RuntimeError, AssertionError, OSError, ...
         raise ImportError(f'rsd_mm needs {name}, whose import fails: {error}. {_advice(name, error)}') from error
     version = Version(module.__version__)
-    # A pre-release or a local build (2.11.0+cu130) of a supported version is supported.
-    if not Version(dependency.minimum) <= Version(version.base_version) < Version(dependency.limit):
-        too = 'old' if version < Version(dependency.minimum) else 'new'
+    # A pre-release or local build (2.11.0+cu130) of a supported version is supported.
+    if not Version(minimum) <= Version(version.base_version) < Version(limit):
+        too = 'old' if version < Version(minimum) else 'new'
         raise ImportError(
             f'rsd_mm supports {name} {supported}, but {version} is installed, which is too {too}. '
-            f'To change it: {dependency.cure}. {_WHOLE_STACK}'
+            f'To change it: {install}'
         )
 
 
 def _advice(name: str, error: Exception) -> str:
     if name == 'torchvision':
         return (
-            'This is what happens when torchvision was built for another torch. Install a matched '
+            'It was probably built for a different version of torch. Install a matched '
             'pair, for example: pip install torch==2.11.0 torchvision==0.26.0.'
         )
     if 'libGL' in str(error) or 'libgthread' in str(error):
         return (
-            'OpenCV lacks a system library: apt-get install libgl1 libglib2.0-0, or use the build '
-            'without a window system: pip uninstall opencv-python && pip install opencv-python-headless.'
+            'OpenCV lacks a system library: apt-get install libgl1 libglib2.0-0, or use the headless build: '
+            'pip uninstall opencv-python && pip install opencv-python-headless.'
         )
-    return _WHOLE_STACK
+    return _TESTED
 
 
 def check_pkg_resources() -> None:
-    """mmengine reads ``mmpretrain::`` configs through pkg_resources, gone from setuptools 82."""
+    """Check for pkg_resources, which mmengine needs for ``mmpretrain::`` configs and setuptools 82 removed."""
     try:
         importlib.metadata.version('mmengine')
     except importlib.metadata.PackageNotFoundError:
-        return  # a fork of mmengine under another name, which does without
+        return  # The fork of mmengine does not need it.
     if importlib.util.find_spec('pkg_resources') is None:
         raise ImportError(
-            'rsd_mm needs pkg_resources, through which mmengine finds the configs of mmpretrain, '
-            'and which setuptools has below version 82 only. To install it: pip install "setuptools<82".'
+            'rsd_mm needs pkg_resources, which mmengine uses to find the configs of mmpretrain, and which '
+            'setuptools removed in version 82. To install it: pip install "setuptools<82".'
         )
 
 
 def check_dependencies() -> None:
-    """Check them all; the first that does not fit raises an ImportError."""
+    """Check all packages; the first problem raises an ImportError."""
     for dependency in DEPENDENCIES:
         check_dependency(dependency)
     check_pkg_resources()

@@ -20,8 +20,8 @@ from mmengine.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 from torch.utils.data import DataLoader
 
 from rsd_mm import rsd_loss
+from rsd_mm.engine.resuming import newest_checkpoint
 from rsd_mm.utils import load_strictly, read_checkpoint, state_dict_of
-from rsd_mm.utils.checkpoint import newest_checkpoint
 from rsd_mm.utils.launch import check_data_folders, load_config, run_distributed
 
 
@@ -124,7 +124,7 @@ CODE = (
     "state dict with torch.save(model.state_dict(), 'FILE')."
 )
 IMAGE = (
-    "Replace it or take it out of the dataset; to train without such images, set corrupt='skip' of LoadCheckedImage."
+    "Replace it or remove it from the dataset; to train without such images, set corrupt='skip' of LoadCheckedImage."
 )
 FORM = (
     "student: expected a dict with either 'type' (an inline model) or 'cfg_path' (a config file, "
@@ -178,9 +178,9 @@ CASES = {
     'code to resume from': (
         lambda c: (c.file(Bomb(), 'epoch_1.pth'), newest_checkpoint(str(c.tmp))),
         (
-            "There is no complete checkpoint in '{tmp}' to resume from:\n  Checkpoint '{tmp}/epoch_1.pth' "
+            "No complete checkpoint to resume from in '{tmp}':\n  Checkpoint '{tmp}/epoch_1.pth' "
             + CODE
-            + '\nLeave --resume out to start anew.'
+            + '\nLeave out --resume to start over.'
         ),
     ),
     'tensor': (
@@ -414,7 +414,7 @@ CASES = {
     ),
     'truncated PNG': (
         lambda c: c.image('a.png', 0.6),
-        ("Image '{tmp}/a.png' can't be read: it is truncated, or no image. " + IMAGE),
+        ("Image '{tmp}/a.png' can't be read: it is truncated or not an image. " + IMAGE),
     ),
     'empty image': (
         lambda c: c.image('a.png', 0.0),
@@ -422,7 +422,7 @@ CASES = {
     ),
     'web page as an image': (
         lambda c: c.image('a.jpg', content=b'<html>'),
-        ("Image '{tmp}/a.jpg' can't be read: it is truncated, or no image. " + IMAGE),
+        ("Image '{tmp}/a.jpg' can't be read: it is truncated or not an image. " + IMAGE),
     ),
     'missing image': (
         lambda c: TRANSFORMS.build(dict(type='LoadCheckedImage'))(dict(img_path='no.jpg')),
@@ -435,8 +435,8 @@ CASES = {
     'smaller than the crop': (
         lambda c: c.data(crop=32),
         (
-            'train_dataloader: the first image is 8 x 8 after RandomCrop, which is to give 32 x 32: images '
-            'are smaller than the crop. Resize them before it.'
+            'train_dataloader: the first image is 8 x 8 after RandomCrop, which should return 32 x 32: images '
+            'are smaller than the crop. Resize them first.'
         ),
     ),
     'classes of the dataset': (
@@ -456,8 +456,8 @@ CASES = {
     'last batch of one': (
         lambda c: c.data(indices=17, drop_last=False),
         (
-            'train_dataloader: with 17 samples for a process and batch_size=8, the last batch of an epoch has'
-            ' 1 sample, over which nothing can be correlated. Set drop_last=True in train_dataloader, or '
+            'train_dataloader: with 17 samples per process and batch_size=8, the last batch of an epoch has'
+            ' 1 sample, too few to correlate features. Set drop_last=True in train_dataloader, or '
             'change batch_size.'
         ),
     ),
@@ -465,7 +465,7 @@ CASES = {
         lambda c: c.data(batch_size=1),
         (
             'train_dataloader: batch_size=1, but distillation correlates features over the batch of a '
-            'process, so it needs at least 2, and better 64 or more.'
+            'process, so it needs at least 2, better 64 or more.'
         ),
     ),
     'split': (lambda c: c.data(split='val'), ("SklearnDigits: split is one of train, test, received 'val'.")),

@@ -42,7 +42,7 @@ def test_unsupported_version_says_range_and_cure(fake_module, version, too):
 def test_missing_package_says_range_and_cure():
     message = (
         'rsd_mm needs fake_mm >=1.2,<2.0, which is not installed. To install it: pip install "fake-mm>=1.2,<2.0". '
-        'The tested set of all of them: pip install -e ".[mm]" -c requirements/constraints.txt'
+        'The tested set of packages: pip install -e ".[mm]" -c requirements/constraints.txt'
     )
     with pytest.raises(ImportError, match=re.escape(message)):
         check_dependency(FAKE)

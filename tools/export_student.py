@@ -17,9 +17,9 @@ from mmengine.utils import digit_version
 from torch import nn
 from tqdm import tqdm
 
+from rsd_mm.engine.export import export_student, load_exported, read_training_checkpoint
 from rsd_mm.utils.checkpoint import CheckpointError
 from rsd_mm.utils.config import image_side
-from rsd_mm.utils.export import export_student, load_exported, read_training_checkpoint
 from rsd_mm.utils.launch import read_config
 
 TOLERANCE = 1e-4

@@ -1,24 +1,21 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""Undo at the end of training what hooks changed for it."""
+"""Undo what hooks change for training when it ends."""
 
 import contextlib
 from typing import Any
 
 
 def cleanup_stack(runner: Any) -> contextlib.ExitStack:
-    """What is undone when the runner's train loop ends, by an exception as well.
+    """Return the stack that is closed when the train loop ends, by an exception as well.
 
-    mmengine calls ``after_train`` only where training succeeds. A hook gets the
-    stack in ``before_run``, when the loop is built, and adds to it what it patches::
-
-        cleanup_stack(runner).callback(setattr, owner, name, original)
+    mmengine calls ``after_train`` only if training succeeds. A hook that patches something calls this in
+    ``before_run``, between building and running the loop, and then patches in ``before_train`` (see :func:`patch`).
 
     Args:
         runner (Runner): The runner.
 
     Returns:
-        ExitStack: One for all hooks of the run, closed in the reverse of the order
-        in which they added to it.
+        ExitStack: Shared by all hooks of the run.
     """
     loop = runner.train_loop
     stack = vars(loop).get('_cleanup_stack')
@@ -30,7 +27,14 @@ def cleanup_stack(runner: Any) -> contextlib.ExitStack:
             with stack:
                 return run()
 
-        loop.run = run_and_clean_up
-        stack.callback(setattr, loop, 'run', run)
         stack.callback(delattr, loop, '_cleanup_stack')
+        patch(runner, loop, 'run', run_and_clean_up)
     return stack
+
+
+def patch(runner: Any, owner: Any, name: str, value: Any) -> None:
+    """Set an attribute of an object until training ends."""
+    own = vars(owner)
+    restore = (setattr, owner, name, own[name]) if name in own else (delattr, owner, name)
+    cleanup_stack(runner).callback(*restore)
+    setattr(owner, name, value)

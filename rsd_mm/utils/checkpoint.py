@@ -2,14 +2,11 @@
 """Reading checkpoints: safely, and with errors that say what the file is."""
 
 import contextlib
-import glob
 import io
-import logging
 import os
 import pickle
 import re
-import zipfile
-from typing import Any, Dict, Iterator, Mapping, Optional
+from typing import Any, Dict, Iterator, Mapping
 from urllib.parse import urlparse
 
 import mmengine.dist as dist
@@ -129,59 +126,6 @@ def _download(url: str) -> str:
             f'internet, put the file at {path!r}, or set `checkpoint` to where it is.'
         )
     return path
-
-
-def newest_checkpoint(folder: str) -> Optional[str]:
-    """The checkpoint to resume a run from: the complete one with the most iterations.
-
-    mmengine keeps the path of the last one in a file, ``last_checkpoint``, which
-    may be of a moment before or after that checkpoint was written. Here the files
-    themselves are asked.
-
-    Args:
-        folder (str): Where the run's checkpoints are: its work dir. Files that
-            ``last_checkpoint`` says to be elsewhere are found as well.
-
-    Returns:
-        str, optional: The path, or None if there is no checkpoint.
-
-    Raises:
-        CheckpointError: If there are checkpoints but none is complete.
-    """
-    folders = [folder]
-    pointer = os.path.join(folder, 'last_checkpoint')
-    if os.path.isfile(pointer):
-        with open(pointer, encoding='utf-8') as file:
-            folders.append(os.path.dirname(file.read().strip()))
-    paths = {path for place in folders for path in glob.glob(os.path.join(glob.escape(place), '*.pth'))}
-    # Those of the best score have no optimizer to go on with.
-    paths = {path for path in paths if not os.path.basename(path).startswith('best_')}
-    found, broken = [], []
-    for path in paths:
-        try:
-            checkpoint = read_checkpoint(path, mmap=True)  # without the tensors' values
-        except CheckpointError as error:
-            broken.append(str(error))
-            continue
-        if {'meta', 'optimizer', 'message_hub'} <= checkpoint.keys():
-            found.append((checkpoint['meta']['iter'], path))
-    for _, path in sorted(found, reverse=True):
-        damaged = None
-        if zipfile.is_zipfile(path):  # as torch.save writes it
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # which torch.load does not see
-        if damaged is None:
-            for message in broken:
-                print_log(f'{message} It is passed over.', logger='current', level=logging.WARNING)
-            return path
-        broken.append(f'Checkpoint {path!r} is damaged: its checksum for {damaged} is another.')
-    if broken:
-        listed = '\n'.join(f'  {message}' for message in broken)
-        raise CheckpointError(
-            f'There is no complete checkpoint in {folder!r} to resume from:\n{listed}\n'
-            'Leave --resume out to start anew.'
-        )
-    return None
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], source: str) -> Dict[str, Tensor]:

@@ -1,5 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""How far teacher and student agree: their cross-correlation, as numbers and as a picture."""
+"""The cross-correlation of teacher and student, as numbers and as a picture."""
 
 from typing import Dict
 
@@ -11,25 +11,23 @@ from rsd_mm.models.losses import standardize
 
 
 def cross_correlation(s_feature: Tensor, t_feature: Tensor) -> Tensor:
-    """RSD's matrix ``P = b^T a / B``, of which the loss makes the identity (see :func:`~rsd_mm.rsd_loss_parts`).
+    """Compute RSD's ``P = b^T a / B``, which the loss drives to the identity (see :func:`~rsd_mm.rsd_loss_parts`).
 
     Args:
         s_feature (Tensor): The student's (projected) embedding, ``(B, D)``.
         t_feature (Tensor): The teacher's embedding, ``(B, D)``.
 
     Returns:
-        Tensor: ``(D, D)``, row i a feature of the teacher, column j one of the
-        student; values from -1 to 1.
+        Tensor: ``(D, D)``, from -1 to 1; rows are the teacher's features, columns the student's.
     """
     return standardize(t_feature.float()).T @ standardize(s_feature.float()) / len(s_feature)
 
 
 def effective_rank(feature: Tensor) -> float:
-    r"""In how many directions features vary: :math:`\exp(-\sum_i p_i \log p_i)`.
+    r"""Compute the effective rank :math:`\exp(-\sum_i p_i \log p_i)` of features.
 
-    :math:`p_i = \sigma_i / \sum_j \sigma_j`, of the singular values of the features,
-    centred over the batch (Roy and Vetterli: "The effective rank", EUSIPCO 2007).
-    From 1 to ``min(B - 1, D)``; features that do not vary have 0.
+    :math:`p_i = \sigma_i / \sum_j \sigma_j`, with the singular values of the features centred over the batch (Roy and
+    Vetterli: "The effective rank", EUSIPCO 2007). From 1 to ``min(B - 1, D)``; 0 for constant features.
 
     Args:
         feature (Tensor): Shape ``(B, D)``.
@@ -42,7 +40,7 @@ def effective_rank(feature: Tensor) -> float:
 
 
 def agreement(matrix: Tensor) -> Dict[str, float]:
-    """The mean of a cross-correlation's diagonal (1 at best), and of its other entries' squares (0 at best)."""
+    """Return the mean of a cross-correlation's diagonal (1 is best) and the mean square of the rest (0 is best)."""
     diagonal = matrix.diagonal()
     others = matrix.square().sum() - diagonal.square().sum()
     return dict(
@@ -52,15 +50,7 @@ def agreement(matrix: Tensor) -> Dict[str, float]:
 
 
 def draw_correlation(matrix: Tensor, title: str) -> np.ndarray:
-    """A cross-correlation matrix as a picture.
-
-    Args:
-        matrix (Tensor): ``(D, D)``, from -1 to 1.
-        title (str): What stands above it.
-
-    Returns:
-        np.ndarray: RGB, ``(H, W, 3)``, uint8.
-    """
+    """Draw a cross-correlation matrix ``(D, D)`` as an RGB image ``(H, W, 3)``, uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,5 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""What teacher and student see in the images of a data loader."""
+"""Read features of teacher and student over a data loader."""
 
 from typing import Any, Iterator, List, Sequence, Tuple
 
@@ -14,18 +14,18 @@ from rsd_mm.models.taps import Recorder, Tap
 def read_features(
     model: Distiller, loader: Any, student_taps: Sequence[Tap], teacher_taps: Sequence[Tap], images: int
 ) -> Iterator[Tuple[List[Tensor], List[Tensor], Tensor]]:
-    """Read taps of both sides in eval mode, batch by batch.
+    """Read taps of student and teacher batch by batch, with the model in eval mode.
 
     Args:
-        model (Distiller): The distillation; its mode is as before when all is read.
-        loader (DataLoader | Sequence): Batches as the data preprocessor takes them.
-        student_taps (Sequence[Tap]): What to read of the student.
-        teacher_taps (Sequence[Tap]): What to read of the teacher.
-        images (int): How many images; the last batch is cut.
+        model (Distiller): The distiller; its mode is restored at the end.
+        loader (DataLoader | Sequence): Batches for the data preprocessor.
+        student_taps (Sequence[Tap]): Taps of the student.
+        teacher_taps (Sequence[Tap]): Taps of the teacher.
+        images (int): Number of images; the last batch is cut to it.
 
     Yields:
-        Tuple[List[Tensor], List[Tensor], Tensor]: The student's representations, the
-        teacher's, ``(B, ...)`` each, and the labels ``(B,)``, -1 where there are none.
+        Tuple[List[Tensor], List[Tensor], Tensor]: The student's and the teacher's features, ``(B, ...)`` each, and the
+        labels ``(B,)``, -1 for unlabelled images.
     """
     training = model.training
     model.eval()
@@ -38,10 +38,10 @@ def read_features(
             images -= len(inputs)
             with Recorder(model.student, student_taps, 'student') as record:
                 model.student(inputs)
-            own = [record[tap] for tap in student_taps]
-            taught = model.teacher(inputs, teacher_taps)
+            student = [record[tap] for tap in student_taps]
+            teacher = model.teacher(inputs, teacher_taps)
             samples = data.get('data_samples') or [None] * len(inputs)
             labels = [int(sample.gt_label[0]) if 'gt_label' in (sample or ()) else -1 for sample in samples]
-            yield own, [taught[tap] for tap in teacher_taps], torch.tensor(labels[: len(inputs)])
+            yield student, [teacher[tap] for tap in teacher_taps], torch.tensor(labels[: len(inputs)])
     finally:
         model.train(training)

@@ -73,7 +73,7 @@ def test_corrupt_images_are_left_out_and_counted(picture, tmp_path, capfd, worke
     loader = dataset.pipeline.transforms[0]
     assert isinstance(loader, LoadCheckedImage)
     log = ''.join(capfd.readouterr())
-    lines = re.findall(r"Image '(\S+)' is left out \((\d+) so far\): the JPEG is truncated", log)
+    lines = re.findall(r"Skipping image '(\S+)' \((\d+) so far\): the JPEG is truncated", log)
     # One is left out again if it is drawn in place of another.
     assert int(loader.skipped) == len(lines) >= 2
     assert {path[-7:] for path, _ in lines} == {'a/1.jpg', 'b/2.jpg'}

@@ -55,7 +55,9 @@ def test_training_goes_as_without_it(train):
 
 
 def test_a_term_that_does_not_exist(train):
-    with pytest.raises(ValueError, match="CorrelationHook: the model has no term 'loss_kd'; it has loss_rsd."):
+    with pytest.raises(
+        ValueError, match="CorrelationHook: the model has no term 'loss_kd'; set term to one of loss_rsd."
+    ):
         train('a', dict(type='CorrelationHook', term='loss_kd'))
 
 

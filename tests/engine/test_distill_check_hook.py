@@ -37,7 +37,7 @@ def test_passes_what_is_fine(check):
 
 def test_last_batch_of_one(check):
     with pytest.raises(
-        ValueError, match='with 65 samples for a process and batch_size=8, the last batch .* drop_last=True'
+        ValueError, match='with 65 samples per process and batch_size=8, the last batch .* drop_last=True'
     ):
         check(size=65)
 

@@ -48,7 +48,7 @@ def test_stops_with_what_is_known(make_runner, tmp_path):
     for name in ('loss_rsd', "the student's embedding (input of 'head.layers.head')", "the teacher's embedding"):
         assert name in message
     assert f"The last good checkpoint is '{tmp_path}/work/epoch_1.pth'. Lower the learning rate" in message
-    assert message.endswith('single bad batches are left out with default_hooks.health.max_skips=N.')
+    assert message.endswith('default_hooks.health.max_skips=N skips up to N bad batches.')
     assert [path.name for path in (tmp_path / 'work').glob('*.pth')] == ['epoch_1.pth']
 
 
@@ -56,7 +56,9 @@ def test_stops_with_what_is_known(make_runner, tmp_path):
 def test_names_the_one_term(make_runner, what):
     runner = make_runner(epochs=1, ema=False)
     poison(runner, 0, what=what, where='loss')
-    message = rf'The loss is {what} at iteration 1 \(epoch 1, .*\). Not finite: loss_task. No checkpoint was saved yet'
+    message = (
+        rf'The loss is {what} at iteration 1 \(epoch 1, .*\). Not finite: loss_task. No checkpoint has been saved yet'
+    )
     with pytest.raises(FloatingPointError, match=message):
         runner.train()
 
@@ -78,8 +80,8 @@ def test_bad_batches_are_left_out(make_runner, tmp_path):
     runner.train()
     assert [bool(changed) for _, changed in sorted(states.items())] == [True, False, False, True]
     log = log_of(runner, tmp_path)
-    assert 'The batch is left out (1 of at most 2).' in log
-    assert 'The batch is left out (2 of at most 2).' in log
+    assert 'Skipping the batch (1 of at most 2).' in log
+    assert 'Skipping the batch (2 of at most 2).' in log
     assert 'loss: nan' not in log
     meta = read_checkpoint(tmp_path / 'work' / 'epoch_1.pth')
     assert meta['meta']['iter'] == 4
@@ -127,7 +129,7 @@ def test_weights_that_are_not_finite_are_not_saved(make_runner, tmp_path):
 
     runner.model.train_step = train_step
     message = (
-        r'1 of the tensors to be saved after iteration 8 hold NaN or inf, the first is student.head.layers.head.bias. '
+        r'1 of the tensors to save after iteration 8 contain NaN or inf, the first is student.head.layers.head.bias. '
         r"They are not saved. The last good checkpoint is '.*epoch_1.pth'."
     )
     with pytest.raises(FloatingPointError, match=message):
@@ -146,12 +148,12 @@ def test_features_that_say_nothing(make_runner, tmp_path):
     log = log_of(runner, tmp_path)
     assert re.search(
         r"64 of the 64 features of the student's embedding \(input of 'head.layers.head'\) are constant over the batch "
-        r'at iteration 1 \(deviation below 0.0001\). The student has collapsed.',
+        r'at iteration 1 \(standard deviation below 0.0001\). The student has collapsed.',
         log,
     )
     assert re.search(
         r"3 of the 128 features of the teacher's embedding \(input of 'head.fc'\) are constant over the batch at "
-        r'iteration 1 \(deviation below 0.0001\). Such a feature teaches nothing.',
+        r'iteration 1 \(standard deviation below 0.0001\). They carry no information.',
         log,
     )
 

@@ -228,7 +228,7 @@ class TestFullDisk:
         monkeypatch.setattr(atomic_checkpoint_hook.os, 'replace', replace)
         message = (
             rf"epoch_2.pth' could not be written: {name} \(it has [\d.]+ MB, [\d.]+ MB are free\). Older checkpoints "
-            r'there are as they were: epoch_1.pth. Make room, or give another --work-dir, and go on with --resume'
+            r'there are unchanged: epoch_1.pth. Free up space, or set another --work-dir, and continue with --resume'
         )
         with pytest.raises(OSError, match=message):
             runner.train()

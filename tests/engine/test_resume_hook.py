@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsd_mm.engine.hooks.resume_hook import _SkipsFirst
+from rsd_mm.engine.resuming import SkipFirst
 from rsd_mm.utils import CheckpointError, read_checkpoint
 
 
@@ -110,7 +110,7 @@ def test_within_an_epoch_of_another_length(make_runner, tmp_path):
 
 
 def test_a_sampler_is_shortened_once():
-    sampler = _SkipsFirst(range(5), 3)
+    sampler = SkipFirst(range(5), 3)
     assert [list(sampler), list(sampler), len(sampler)] == [[3, 4], [0, 1, 2, 3, 4], 5]
 
 
@@ -122,7 +122,7 @@ def test_truncated_newest_is_passed_over(make_runner, tmp_path):
     runner = make_runner('auto', epochs=2, ema=False)
     runner.train()
     log = (work / runner.timestamp / f'{runner.timestamp}.log').read_text()
-    assert re.search(r"epoch_2.pth' is truncated or not a PyTorch checkpoint \(.*It is passed over", log)
+    assert re.search(r"epoch_2.pth' is truncated or not a PyTorch checkpoint \(.*Skipping it", log)
     assert 'resumed epoch: 1, iter: 4' in log
     path.write_bytes(b'<html>')
     with pytest.raises(CheckpointError, match='is a web page, not a checkpoint'):
@@ -144,9 +144,9 @@ class TestAnotherModel:
     @pytest.mark.parametrize(
         ('options', 'shown'),
         [
-            (dict(model__loss=dict(kappa=0.02)), 'model.loss.kappa: not there then, 0.02 now'),
-            (dict(model__projector=dict(expansion=4)), r'model.projector.expansion: not there then, 4 now\n'),
-            (dict(model__student_tap='logits'), "model.student_tap: not there then, 'logits' now"),
+            (dict(model__loss=dict(kappa=0.02)), 'model.loss.kappa: was absent, now 0.02'),
+            (dict(model__projector=dict(expansion=4)), r'model.projector.expansion: was absent, now 4\n'),
+            (dict(model__student_tap='logits'), "model.student_tap: was absent, now 'logits'"),
         ],
     )
     def test_options_and_sizes(self, make_runner, checkpoint, options, shown):
@@ -154,7 +154,7 @@ class TestAnotherModel:
             make_runner(checkpoint, epochs=2, ema=False, **options).train()
         assert 'add --cfg-options default_hooks.resume.allow_changes=True' in str(error.value)
         if 'model__projector' in options:
-            shown = 'terms.loss_rsd.projector.layers.0.weight: (128, 64) then, (256, 64) now'
+            shown = 'terms.loss_rsd.projector.layers.0.weight: was (128, 64), now (256, 64)'
             assert shown in str(error.value)
 
     def test_teacher(self, make_runner, checkpoint, tmp_path):
@@ -166,7 +166,7 @@ class TestAnotherModel:
         state['head.fc.bias'] = state['head.fc.bias'] + 1e-3
         torch.save(state, moved)
         runner = make_runner(checkpoint, epochs=2, ema=False, model__teacher__checkpoint=str(moved))
-        with pytest.raises(ValueError, match='weights of the teacher: [0-9a-f]{16} then, [0-9a-f]{16} now'):
+        with pytest.raises(ValueError, match='weights of the teacher: was [0-9a-f]{16}, now [0-9a-f]{16}'):
             runner.train()
 
     def test_unless_told_otherwise(self, make_runner, checkpoint):

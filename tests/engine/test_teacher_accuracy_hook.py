@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from rsd_mm import TeacherAccuracyHook
 from rsd_mm.engine.hooks import teacher_accuracy_hook
-from rsd_mm.engine.hooks.teacher_accuracy_hook import _same_dataset, _worth_showing
+from rsd_mm.engine.hooks.teacher_accuracy_hook import _can_classify, _same_dataset
 from rsd_mm.utils import load_strictly
 from rsd_mm.utils.model_index import Published
 
@@ -75,7 +75,7 @@ def test_a_teacher_of_which_nothing_is_known_is_told_without_comparison(train):
     _, (found,) = train('a')
     assert found.levelno == logging.INFO
     assert 0 < accuracy_of(found.message) < 50
-    assert found.message.endswith('; no accuracy is known to compare it with.')
+    assert found.message.endswith('; its accuracy is not known for comparison.')
     _, found = train('b', only_known=True)
     assert not found
 
@@ -89,7 +89,7 @@ def test_what_a_teacher_of_other_classes_or_without_weights_predicts_is_no_accur
 ):
     cfg = dict(swin(), **teacher or {})
     weights = dict(allow_random_weights=True) if teacher is None else dict(checkpoint=save_weights(cfg))
-    assert _worth_showing(make_distiller(teacher=dict(cfg, **weights))) is worth
+    assert _can_classify(make_distiller(teacher=dict(cfg, **weights))) is worth
 
 
 def test_a_student_that_starts_from_weights(train, root, save_weights):

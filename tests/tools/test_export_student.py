@@ -19,8 +19,8 @@ from mmengine.runner import Runner
 from mmpretrain import ImageClassificationInferencer
 
 from rsd_mm import ExportStudentHook
+from rsd_mm.engine.export import load_exported
 from rsd_mm.utils import load_strictly, read_checkpoint
-from rsd_mm.utils.export import load_exported
 
 TIMM = dict(type='TimmClassifier', model_name='resnet10t', num_classes=2)
 MMPRETRAIN_TEST = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'test.py'
@@ -242,7 +242,7 @@ def test_summary_against_a_baseline(trained):
     _, runner = trained
     log = next(Path(runner.work_dir).glob('*/*.log')).read_text()
     top1 = runner.message_hub.get_scalar('val/accuracy/top1').current()
-    assert f'student.pth, top-1 {top1:.2f} % on the validation set, {top1 - 40:+.2f} points against alone' in log
+    assert f'student.pth, top-1 {top1:.2f} % on the validation set, {top1 - 40:+.2f} points over the baseline' in log
     assert 'python tools/predict.py' in log
     with pytest.raises(ValueError, match='baseline is in percent'):
         ExportStudentHook(baseline=-1)

@@ -11,7 +11,6 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from rsd_mm.utils import CheckpointError, load_strictly, read_checkpoint, state_dict_of
-from rsd_mm.utils.checkpoint import newest_checkpoint
 from rsd_mm.utils.safe_loading import _history_statistic
 
 
@@ -165,48 +164,3 @@ class TestStateDict:
         with pytest.raises(CheckpointError, match='60 missing: 0.weight, 0.bias, .* and 50 more') as error:
             load_strictly(model, save(dict(weight=torch.ones(1))))
         assert len(str(error.value)) < 600
-
-
-class TestNewest:
-    @pytest.fixture
-    def work(self, tmp_path):
-        for epoch in (9, 10):
-            content = dict(meta=dict(iter=epoch), optimizer={}, message_hub={}, state_dict=dict(w=torch.randn(2000)))
-            torch.save(content, tmp_path / f'epoch_{epoch}.pth')
-        torch.save(dict(meta=dict(iter=11), state_dict={}), tmp_path / 'best_top1_epoch_11.pth')
-        torch.save(dict(state_dict={}), tmp_path / 'published.pth')
-        return tmp_path
-
-    def test_by_what_is_in_the_files(self, work):
-        # A copied folder has other times, and mmengine's pointer may be empty or late.
-        os.utime(work / 'epoch_9.pth', (2e9, 2e9))
-        for pointer in ('', str(work / 'epoch_9.pth')):
-            (work / 'last_checkpoint').write_text(pointer)
-            assert newest_checkpoint(str(work)) == str(work / 'epoch_10.pth')
-
-    def test_in_another_folder(self, work, tmp_path_factory):
-        other = tmp_path_factory.mktemp('other')
-        (other / 'last_checkpoint').write_text(str(work / 'epoch_10.pth'))
-        assert newest_checkpoint(str(other)) == str(work / 'epoch_10.pth')
-
-    def test_none(self, tmp_path):
-        assert newest_checkpoint(str(tmp_path)) is None
-
-    def test_damage_that_torch_does_not_see(self, work, capfd):
-        path = work / 'epoch_10.pth'
-        data = path.read_bytes()
-        middle = len(data) // 2
-        path.write_bytes(data[:middle] + bytes(64) + data[middle + 64 :])
-        assert read_checkpoint(path)
-        assert newest_checkpoint(str(work)) == str(work / 'epoch_9.pth')
-        assert re.search(r"epoch_10.pth' is damaged: its checksum for \S+ is another", ''.join(capfd.readouterr()))
-
-    def test_all_are_broken(self, work):
-        for epoch in (9, 10):
-            (work / f'epoch_{epoch}.pth').write_bytes(b'')
-        with pytest.raises(CheckpointError) as error:
-            newest_checkpoint(str(work))
-        lines = str(error.value).splitlines()
-        assert lines[0] == f"There is no complete checkpoint in '{work}' to resume from:"
-        assert lines[1].endswith('is empty (0 bytes). Get or save it again.')
-        assert lines[-1] == 'Leave --resume out to start anew.'

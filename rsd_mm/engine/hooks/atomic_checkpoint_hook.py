@@ -1,5 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""Checkpoints that are complete or not there."""
+"""Write checkpoints atomically."""
 
 import contextlib
 import glob
@@ -13,13 +13,13 @@ from mmengine.registry import HOOKS
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's local files, written beside their place and then moved there."""
+    """mmengine's local backend, which writes to a temporary file and renames it."""
 
     def put(self, obj: Union[bytes, memoryview], filepath: Any) -> None:
         """Write a file.
 
         Raises:
-            OSError: If it can't be written; what was there before is as it was.
+            OSError: If it cannot be written; the previous file is unchanged.
         """
         path = os.fspath(filepath)
         folder, temporary = os.path.dirname(path) or '.', f'{path}.tmp'
@@ -40,41 +40,25 @@ class AtomicLocalBackend(LocalBackend):
             raise OSError(
                 error.errno,
                 f'{path!r} could not be written: {error.strerror} (it has {len(obj) / 2**20:.1f} MB{free}). '
-                f'Older checkpoints there are as they were: {older or "none"}. Make room, or give another '
-                '--work-dir, and go on with --resume',
+                f'Older checkpoints there are unchanged: {older or "none"}. Free up space, or set another --work-dir, '
+                'and continue with --resume',
             ) from None
 
 
 register_backend('rsd_mm.atomic', AtomicLocalBackend, force=True)
 
 
-class _RemovesLater:
-    """A file backend that only notes what is to be removed."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.removed: List[str] = []
-
-    def remove(self, path: str) -> None:
-        self.removed.append(path)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, safe against whatever happens while it writes.
+    """mmengine's ``CheckpointHook`` with atomic writes.
 
-    mmengine removes an old checkpoint, then writes the new one in its place; a
-    process that is killed or a disk that is full in between leaves a truncated
-    file, and with ``max_keep_ckpts=1`` nothing else. Here a file is written beside
-    its place and moved there when it is complete, and only then are old ones
-    removed, so that for a moment there is one more of them. Remote storage
-    (``backend_args``, ``s3://``), which replaces files as a whole, is left alone.
+    mmengine removes an old checkpoint, then writes the new one. A process that is killed or a disk that fills up in
+    between leaves a truncated file, and with ``max_keep_ckpts=1`` nothing else. This hook writes a temporary file,
+    renames it, and only then removes old checkpoints; for a moment there is one more of them. Remote storage
+    (``backend_args``, ``s3://``), which replaces files as a whole, works as in mmengine.
 
     Args:
-        **kwargs: Of mmengine's ``CheckpointHook``.
+        **kwargs: See mmengine's ``CheckpointHook``.
     """
 
     backend_args: Optional[dict]
@@ -86,21 +70,25 @@ class AtomicCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend='rsd_mm.atomic')
 
     @contextlib.contextmanager
-    def _removing_last(self) -> Iterator[None]:
-        backend, self.file_backend = self.file_backend, _RemovesLater(self.file_backend)
+    def _remove_last(self) -> Iterator[None]:
+        removed: List[str] = []
+        self.file_backend.remove = removed.append
         try:
             yield
-            removed = self.file_backend.removed
         finally:
-            self.file_backend = backend
+            del self.file_backend.remove
         for path in removed:
             if path not in (self.last_ckpt, getattr(self, 'best_ckpt_path', None)):
-                backend.remove(path)
+                self.file_backend.remove(path)
 
-    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: Dict[str, Any]) -> None:
-        with self._removing_last():
-            super()._save_checkpoint_with_step(runner, step, meta)
+    def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        with self._remove_last():
+            super().after_train_iter(*args, **kwargs)
 
-    def _save_best_checkpoint(self, runner: Any, metrics: Dict[str, float]) -> None:
-        with self._removing_last():
-            super()._save_best_checkpoint(runner, metrics)
+    def after_train_epoch(self, runner: Any) -> None:
+        with self._remove_last():
+            super().after_train_epoch(runner)
+
+    def after_val_epoch(self, runner: Any, metrics: Dict[str, float]) -> None:
+        with self._remove_last():
+            super().after_val_epoch(runner, metrics)

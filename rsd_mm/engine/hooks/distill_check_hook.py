@@ -1,5 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""Checks of a whole run before its first iteration."""
+"""Check the training data before the first iteration."""
 
 from typing import Any, Optional
 
@@ -7,39 +7,37 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from rsd_mm.models.distillers import Distiller
+from rsd_mm.engine.runner import distiller_of
 from rsd_mm.models.taps import num_classes
-from rsd_mm.utils.config import unwrap
 
 
 @HOOKS.register_module()
 class DistillCheckHook(Hook):
-    """Finds, before the first iteration, what would end a distillation much later.
+    """Check the training data of a distillation before the first iteration.
 
-    - A last batch of an epoch that has one sample, over which nothing can be
-      correlated.
-    - A dataset whose number of classes is not the student's, and labels beyond
-      them. Classes without an image are named in the log.
-    - Images that are smaller than the crop that is taken from them.
+    - The last batch of an epoch must have more than one sample, to correlate features.
+    - The classes and labels of the dataset must be those of the student. Classes without images are logged as a
+      warning.
+    - Images must not be smaller than the crop.
 
-    Models other than a distiller are left alone.
+    Models other than a distiller are not checked.
     """
 
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Any) -> None:
-        """Check the run.
+        """Check the data.
 
         Raises:
-            ValueError: If it can't go well; the message says what to change.
+            ValueError: If a check fails; the message says what to change.
         """
-        model = unwrap(runner.model)
-        if not isinstance(model, Distiller):
+        model = distiller_of(runner)
+        if model is None:
             return
-        loader = runner.train_dataloader
+        loader, classes = runner.train_dataloader, num_classes(model.student)
         self._check_last_batch(loader)
-        self._check_classes(loader.dataset, model)
-        self._check_labels(runner, loader.dataset, num_classes(model.student))
+        self._check_classes(loader.dataset, classes)
+        self._check_labels(runner, loader.dataset, classes)
         self._check_crop(loader.dataset)
 
     def _check_last_batch(self, loader: Any) -> None:
@@ -47,22 +45,21 @@ class DistillCheckHook(Hook):
         if size == 1:
             raise ValueError(
                 'train_dataloader: batch_size=1, but distillation correlates features over the batch of a '
-                'process, so it needs at least 2, and better 64 or more.'
+                'process, so it needs at least 2, better 64 or more.'
             )
         try:
             samples = len(loader.sampler)
         except TypeError:
-            return  # an infinite sampler, whose batches are all full
+            return  # an infinite sampler, with full batches only
         if size and not loader.drop_last and samples % size == 1:
             raise ValueError(
-                f'train_dataloader: with {samples} samples for a process and batch_size={size}, the last batch of '
-                'an epoch has 1 sample, over which nothing can be correlated. Set drop_last=True in '
-                'train_dataloader, or change batch_size.'
+                f'train_dataloader: with {samples} samples per process and batch_size={size}, the last batch of an '
+                'epoch has 1 sample, too few to correlate features. Set drop_last=True in train_dataloader, or change '
+                'batch_size.'
             )
 
-    def _check_classes(self, dataset: Any, model: Distiller) -> None:
+    def _check_classes(self, dataset: Any, classes: Optional[int]) -> None:
         names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-        classes = num_classes(model.student)
         if names and classes and len(names) != classes:
             raise ValueError(
                 f'The training dataset has {len(names)} classes, the student {classes}. Set '
@@ -75,7 +72,7 @@ class DistillCheckHook(Hook):
             return
         labels = np.asarray(dataset.get_gt_labels())
         if labels.ndim != 1:
-            return  # several labels an image
+            return  # multi-label
         if labels.size and not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(
                 f'The training dataset has labels from {labels.min()} to {labels.max()}, but the student has {classes} '
@@ -99,5 +96,5 @@ class DistillCheckHook(Hook):
         if any(side < least for side, least in zip(shape, expected)):
             raise ValueError(
                 f'train_dataloader: the first image is {shape[0]} x {shape[1]} after {type(crops[-1]).__name__}, which '
-                f'is to give {expected[0]} x {expected[1]}: images are smaller than the crop. Resize them before it.'
+                f'should return {expected[0]} x {expected[1]}: images are smaller than the crop. Resize them first.'
             )

@@ -1,5 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""Is what is being trained still alive?"""
+"""Stop diverged runs and report collapsed features."""
 
 import functools
 import glob
@@ -13,36 +13,31 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor
 
-from rsd_mm.models.distillers import Distiller
-from rsd_mm.utils.config import unwrap
+from rsd_mm.engine.cleanup import cleanup_stack, patch
+from rsd_mm.engine.runner import distiller_of, is_resuming, starting_checkpoint
 
 
 @HOOKS.register_module()
 class HealthHook(Hook):
-    """Stops a run whose loss is NaN or inf, and reports features that say nothing.
+    """Stop a run whose loss is NaN or inf, and report constant features.
 
-    - A total that is not finite stops the run after that iteration. The message
-      names the terms and features, the iteration, the learning rate and the last
-      good checkpoint. Weights that are not finite are never saved.
-    - Features whose deviation over a batch is below ``min_std`` are constant to
-      RSD's eps of 1e-5. Every ``interval`` iterations they are counted; a student
-      that has collapsed to them, and a teacher that has any, is named in the log.
+    - A total loss that is not finite stops the run after that iteration. The error names the terms and features, the
+      iteration, the learning rate and the last good checkpoint. Weights that are not finite are never saved.
+    - Features with a standard deviation over the batch below ``min_std`` are constant. They are counted every
+      ``interval`` iterations; a student whose features are all constant, and a teacher with any, is logged as a
+      warning.
 
-    Gradients that overflow in mixed precision while the loss is finite are the
-    loss scaler's business, which leaves out the step and lowers the scale.
+    Gradients that overflow in mixed precision while the loss is finite are left to the loss scaler.
 
-    Nothing here waits for an accelerator more than mmengine's own log, which reads
-    every loss in every iteration, except for ``max_skips``: to leave a batch out,
-    its loss has to be known before the step.
+    Accelerators are synchronized no more often than by mmengine's own log, which reads every loss in every iteration,
+    except with ``max_skips``, which needs the loss before the optimizer step.
 
     Args:
-        max_skips (int): Leave out this many batches of which the loss is not
-            finite (in any process), before stopping. Neither the weights nor the
-            statistics of normalization layers see them. Defaults to 0.
-        interval (int): Iterations between two looks at the features. Defaults to
-            100.
-        min_std (float): The deviation under which a feature counts as constant.
-            Defaults to 1e-4, ten times RSD's eps.
+        max_skips (int): Number of batches with a non-finite loss (in any process) to skip before stopping. They change
+            neither the weights nor the statistics of normalization layers, and do not count for gradient accumulation.
+            Defaults to 0.
+        interval (int): Iterations between two checks for constant features. Defaults to 100.
+        min_std (float): Standard deviation below which a feature is constant. Defaults to 1e-4, ten times RSD's eps.
     """
 
     # Before RuntimeInfoHook logs the losses.
@@ -59,24 +54,17 @@ class HealthHook(Hook):
         self._reported: List[str] = []
         self._buffers: List[Tensor] = []
 
+    def before_run(self, runner: Any) -> None:
+        cleanup_stack(runner)
+
     def before_train(self, runner: Any) -> None:
-        """Begin to look."""
-        model = unwrap(runner.model)
-        # What they check themselves is reported here, with more of the circumstances.
-        for module in model.modules():
-            if getattr(module, 'check_finite', False) is True:
-                module.check_finite = False
-        if isinstance(model, Distiller):
-            model.observe = self._observe
+        """Observe the features and, with ``max_skips``, the optimizer's updates until training ends."""
+        model = distiller_of(runner)
+        if model is not None:
+            patch(runner, model, 'observe', self._observe)
         if self.max_skips:
             wrapper = runner.optim_wrapper
-            wrapper.update_params = functools.partial(self._update, runner, wrapper.update_params)
-
-    def after_train(self, runner: Any) -> None:
-        """Look no longer."""
-        model = unwrap(runner.model)
-        if isinstance(model, Distiller):
-            model.observe = None
+            patch(runner, wrapper, 'update_params', functools.partial(self._update, runner, wrapper.update_params))
 
     def _observe(self, features: Dict[str, Tensor]) -> None:
         features = {name: feature.detach() for name, feature in features.items()}
@@ -88,7 +76,7 @@ class HealthHook(Hook):
             }
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Keep what a bad batch would spoil in the forward pass."""
+        """Keep the buffers, which the forward of a bad batch would spoil."""
         self._skipped = False
         if self.max_skips:
             self._buffers = [buffer.clone() for buffer in runner.model.buffers()]
@@ -102,10 +90,9 @@ class HealthHook(Hook):
             return
         for buffer, kept in zip(runner.model.buffers(), self._buffers):
             buffer.copy_(kept)
-        runner.optim_wrapper._inner_count += 1  # which gradient accumulation counts by
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Look at the loss.
+        """Check the loss.
 
         Raises:
             FloatingPointError: If it is not finite.
@@ -119,12 +106,12 @@ class HealthHook(Hook):
         message = self._describe(runner, outputs)
         if self._skipped and self._skips < self.max_skips:
             self._skips += 1
-            runner.logger.warning(f'{message} The batch is left out ({self._skips} of at most {self.max_skips}).')
-            outputs.clear()  # one nan would be in the log's averages for long
+            runner.logger.warning(f'{message} Skipping the batch ({self._skips} of at most {self.max_skips}).')
+            outputs.clear()  # A NaN would stay in the log's running averages.
             return
         raise FloatingPointError(
             f'{message} {_last_good(runner)} Lower the learning rate or the loss weight, or train in higher '
-            'precision; single bad batches are left out with default_hooks.health.max_skips=N.'
+            'precision; default_hooks.health.max_skips=N skips up to N bad batches.'
         )
 
     def _describe(self, runner: Any, outputs: Dict[str, Any]) -> str:
@@ -144,25 +131,24 @@ class HealthHook(Hook):
             if name in self._reported or not constant or not (teacher or constant == width):
                 continue
             self._reported.append(name)
-            what = 'Such a feature teaches nothing.' if teacher else 'The student has collapsed.'
+            what = 'They carry no information.' if teacher else 'The student has collapsed.'
             runner.logger.warning(
                 f'{constant} of the {width} features of the {name} are constant over the batch at iteration '
-                f'{runner.iter + 1} (deviation below {self.min_std:g}). {what}'
+                f'{runner.iter + 1} (standard deviation below {self.min_std:g}). {what}'
             )
         self._constant = {}
 
     def before_save_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
-        """Keep weights that are not finite off the disk.
+        """Check the weights.
 
         Raises:
-            FloatingPointError: If there are any.
+            FloatingPointError: If any is not finite.
         """
-        bad = [
-            key for key, x in checkpoint['state_dict'].items() if x.is_floating_point() and not torch.isfinite(x).all()
-        ]
+        state = checkpoint['state_dict']
+        bad = [key for key, x in state.items() if x.is_floating_point() and not torch.isfinite(x).all()]
         if bad:
             raise FloatingPointError(
-                f'{len(bad)} of the tensors to be saved after iteration {checkpoint["meta"]["iter"]} hold NaN or inf, '
+                f'{len(bad)} of the tensors to save after iteration {checkpoint["meta"]["iter"]} contain NaN or inf, '
                 f'the first is {bad[0]}. They are not saved. {_last_good(runner)}'
             )
 
@@ -170,5 +156,5 @@ class HealthHook(Hook):
 def _last_good(runner: Any) -> str:
     folder = os.path.dirname(runner.message_hub.runtime_info.get('last_ckpt', '')) or runner.work_dir
     found = [path for path in glob.glob(os.path.join(glob.escape(folder), '*.pth')) if 'best_' not in path]
-    last = max(found, key=os.path.getmtime, default=runner._load_from if runner._resume else None)
-    return f'The last good checkpoint is {last!r}.' if last else 'No checkpoint was saved yet.'
+    last = max(found, key=os.path.getmtime, default=starting_checkpoint(runner) if is_resuming(runner) else None)
+    return f'The last good checkpoint is {last!r}.' if last else 'No checkpoint has been saved yet.'

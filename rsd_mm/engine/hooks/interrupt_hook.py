@@ -1,5 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""A checkpoint before leaving."""
+"""Save a checkpoint on SIGTERM, then exit."""
 
 import functools
 import os
@@ -12,33 +12,29 @@ import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
-from rsd_mm.engine.cleanup import cleanup_stack
+from rsd_mm.engine.cleanup import cleanup_stack, patch
 
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """Saves ``interrupted.pth`` when the run is told to leave, and leaves.
+    """Save ``interrupted.pth`` on SIGTERM, then exit.
 
-    Schedulers send SIGTERM some time before they take a machine. At the end of the
-    iteration a checkpoint is written, from which ``--resume`` goes on within the
-    epoch, and the process exits with 128 + the signal's number, as a shell would
-    say. A signal during validation is heeded after the first iteration that
-    follows it. A second signal ends the process at once.
+    Schedulers send SIGTERM before they reclaim a machine. The checkpoint is saved at the end of the iteration, or of
+    the first one after validation; ``--resume`` continues within the epoch. The exit status is 128 plus the signal's
+    number. A second signal ends the process at once.
 
-    Of several processes one that is told is enough: they agree at every
-    ``interval``-th iteration, and wait until the checkpoint is written.
+    With several processes, a signal to one of them is enough: they synchronize every ``interval`` iterations, and exit
+    once the checkpoint is written.
 
     Args:
-        signals (Sequence[str]): What is heeded. Defaults to ``('SIGTERM', )``; add
-            ``'SIGINT'`` for Ctrl-C.
-        interval (int): Iterations between two agreements of several processes.
-            Defaults to 10.
+        signals (Sequence[str]): Signals to handle. Defaults to ``('SIGTERM', )``; add ``'SIGINT'`` for Ctrl-C.
+        interval (int): Iterations between two synchronizations of several processes. Defaults to 10.
 
     Raises:
-        ValueError: For a signal that does not exist.
+        ValueError: For an unknown signal.
     """
 
-    # After all that belongs to an iteration: the average of weights, the schedulers.
+    # After everything else of an iteration: the averaged weights, the schedulers.
     priority = 'LOWEST'
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM',), interval: int = 10) -> None:
@@ -52,45 +48,44 @@ class InterruptHook(Hook):
         self._received = 0
 
     def before_run(self, runner: Any) -> None:
-        """Have restored what ``before_train`` changes, however training ends."""
-        self._cleanup = cleanup_stack(runner)
+        cleanup_stack(runner)
 
     def before_train(self, runner: Any) -> None:
-        """Install the handlers, here and in the data workers."""
+        """Install the handlers, here and in the data workers, until training ends."""
         if threading.current_thread() is not threading.main_thread():
-            return  # Python hands signals to the main thread only.
+            return  # Python delivers signals to the main thread only.
         self._received = 0
+        cleanup = cleanup_stack(runner)
         for number in self.numbers:
-            self._cleanup.callback(signal.signal, number, signal.signal(number, self._note))
+            cleanup.callback(signal.signal, number, signal.signal(number, self._receive))
         training = torch.ones(1, dtype=torch.uint8).share_memory_()  # Workers see when it becomes 0.
-        self._cleanup.callback(training.zero_)
+        cleanup.callback(training.zero_)
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None:
-                init = loop.dataloader.worker_init_fn
-                self._cleanup.callback(setattr, loop.dataloader, 'worker_init_fn', init)
-                loop.dataloader.worker_init_fn = functools.partial(_start_worker, self.numbers, training, init)
+                start = functools.partial(_start_worker, self.numbers, training, loop.dataloader.worker_init_fn)
+                patch(runner, loop.dataloader, 'worker_init_fn', start)
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _receive(self, number: int, frame: Any) -> None:
         if self._received:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._received = number
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Leave, if that is what was asked for."""
+        """Save and exit if a signal was received."""
         number = self._received
         if dist.get_world_size() > 1:
             if (runner.iter + 1) % self.interval:
                 return
-            asked = torch.tensor(number)
-            dist.all_reduce(asked, 'max')
-            number = int(asked)
+            highest = torch.tensor(number)
+            dist.all_reduce(highest, 'max')
+            number = int(highest)
         if not number:
             return
         hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
         folder = hooks[0].out_dir if hooks else runner.work_dir
         name = signal.Signals(number).name
-        runner.logger.warning(f'{name}: saving {os.path.join(folder, "interrupted.pth")!r} and leaving.')
+        runner.logger.warning(f'{name}: saving {os.path.join(folder, "interrupted.pth")!r} before exiting.')
         runner.save_checkpoint(
             folder,
             'interrupted.pth',
@@ -98,8 +93,8 @@ class InterruptHook(Hook):
             by_epoch=False,
             backend_args=hooks[0].backend_args if hooks else None,
         )
-        dist.barrier()  # a process that leaves earlier would have the launcher end the one that writes
-        runner.logger.warning(f'{name}: saved. Go on with --resume.')
+        dist.barrier()  # The launcher ends the process that is writing once another exits.
+        runner.logger.warning(f'{name}: saved. Continue with --resume.')
         raise SystemExit(128 + number)
 
 
@@ -110,7 +105,7 @@ def _start_worker(
 
     def survive(number: int, frame: Any) -> None:
         if not training:
-            os._exit(0)  # As torch's own handler does, without which the parent would wait for the worker for ever.
+            os._exit(0)  # As torch's own handler does; otherwise the parent would wait for the worker forever.
 
     for number in numbers:
         signal.signal(number, survive)

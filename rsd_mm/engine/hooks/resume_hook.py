@@ -1,42 +1,34 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""A resumed run is the run that was interrupted."""
+"""Resume a run as if it had not been interrupted."""
 
-import hashlib
-import itertools
-import os
-from typing import Any, Dict, Iterator, List, Optional
+import functools
+from typing import Any, Dict, Optional
 
 import mmengine.dist as dist
 import numpy as np
-import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, set_random_seed
 
-from rsd_mm.models.distillers import Distiller
-from rsd_mm.utils.checkpoint import newest_checkpoint, read_checkpoint
-from rsd_mm.utils.config import unwrap
+from rsd_mm.engine.cleanup import cleanup_stack, patch
+from rsd_mm.engine.resuming import SkipFirst, differences, fingerprint, flat_options, newest_checkpoint
+from rsd_mm.engine.runner import distiller_of, is_resuming, resume_from, starting_checkpoint, unwrap
+from rsd_mm.utils.checkpoint import read_checkpoint
 
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Lets a run go on from where it was interrupted, as if it had not been.
+    """Resume a run as if it had not been interrupted.
 
-    - ``--resume`` takes the newest complete checkpoint. One that is truncated or
-      damaged is reported and the one before it taken.
-    - A run that was begun with another model (teacher, its weights, kappa,
-      projector, ...) is refused with the differences.
-    - Every epoch draws its random numbers from the run's seed and the iteration it
-      begins at, so that it draws the same ones whether or not the run was resumed
-      before it, and whether or not it validates. Data workers that persist over
-      epochs keep streams of their own, which begin anew when they do
-      (``--no-persistent-workers`` avoids that).
-    - From a checkpoint in the middle of an epoch, the rest of that epoch is
-      trained: the same order of images, each of them once.
+    - ``--resume`` takes the newest complete checkpoint; truncated or damaged ones are reported and skipped.
+    - A checkpoint of a different model (teacher, its weights, kappa, projector, ...) is refused, with the differences.
+    - Every epoch is seeded with the run's seed and its first iteration, so its random numbers depend neither on
+      resuming nor on validation. Persistent data workers keep their own streams, which restart on resuming (avoid this
+      with ``--no-persistent-workers``).
+    - A checkpoint saved within an epoch resumes there: the remaining images in the same order, each once.
 
     Args:
-        allow_changes (bool): Resume with a changed model all the same, with a
-            warning. Defaults to False.
+        allow_changes (bool): Warn about a changed model instead of refusing it. Defaults to False.
     """
 
     priority = 'VERY_HIGH'
@@ -48,79 +40,80 @@ class ResumeHook(Hook):
         self._identity: Optional[Dict[str, str]] = None
 
     def before_run(self, runner: Any) -> None:
-        """Choose the checkpoint, and see that it can be read.
+        """Choose the checkpoint and check that it can be read.
 
         Raises:
-            CheckpointError: If it can't be; the message says what the file is.
+            CheckpointError: If it cannot be read.
         """
-        if runner._resume and runner._load_from is None:
-            # One process looks: files may appear later on other machines.
+        cleanup_stack(runner)
+        path = starting_checkpoint(runner)
+        if path is not None:
+            read_checkpoint(path)
+        elif is_resuming(runner):
+            # Only one process looks: on a shared file system others may not see the newest file yet.
             found = [newest_checkpoint(runner.work_dir) if dist.is_main_process() else None]
             dist.broadcast_object_list(found)
-            runner._load_from = found[0]
-        elif runner._load_from is not None:
-            read_checkpoint(runner._load_from)
+            resume_from(runner, found[0])
 
     def after_load_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
-        """Compare the model with that of the checkpoint.
+        """Compare the model with the checkpoint's.
 
         Raises:
-            ValueError: If they differ; the differences are shown.
+            ValueError: If they differ and ``allow_changes`` is False.
         """
-        if not runner._resume:
+        if not is_resuming(runner):
             return
         self._resumed = checkpoint['meta']
-        differences = _differences(self._resumed.get('distillation', {}), self._identify(runner))
-        own = {key: tuple(value.shape) for key, value in unwrap(runner.model).state_dict().items()}
-        there = {key: tuple(value.shape) for key, value in checkpoint['state_dict'].items()}
-        differences += _differences(there, own)
-        if not differences:
+        state = unwrap(runner.model).state_dict()
+        shapes = [
+            {key: tuple(value.shape) for key, value in part.items()} for part in (checkpoint['state_dict'], state)
+        ]
+        changes = differences(self._resumed.get('distillation', {}), self._identify(runner)) + differences(*shapes)
+        if not changes:
             return
-        listed = '\n'.join(f'  {line}' for line in differences[:10])
-        rest = f'\n  ... and {len(differences) - 10} more' if len(differences) > 10 else ''
-        message = f'The run of {runner._load_from!r} was begun with another model than this one:\n{listed}{rest}\n'
+        listed = '\n'.join(f'  {line}' for line in changes[:10])
+        rest = f'\n  ... and {len(changes) - 10} more' if len(changes) > 10 else ''
+        message = f'The run of {starting_checkpoint(runner)!r} was started with a different model:\n{listed}{rest}\n'
         if not self.allow_changes:
             raise ValueError(
-                message + 'Resume with what it was begun with, or train in another work dir. To go on with the '
-                'change all the same, add --cfg-options default_hooks.resume.allow_changes=True.'
+                message + 'Resume with the original options, or train in another work dir. To resume with the changes, '
+                'add --cfg-options default_hooks.resume.allow_changes=True.'
             )
-        runner.logger.warning(message + 'It goes on with the change, as allow_changes=True says.')
+        runner.logger.warning(message + 'Resuming with the changes, since allow_changes=True.')
 
     def before_train(self, runner: Any) -> None:
-        """Give the data loader the order that it had, from where it was."""
+        """Restore the order and the position of the data loader."""
         meta, loader = self._resumed, runner.train_dataloader
         if not meta:
             return
-        # Those of a run without a seed in its config were made from another one when they were built.
+        # Without a seed in the config, both were built with a random seed of this process.
         if meta.get('sampler_seed') is not None and hasattr(loader.sampler, 'seed'):
-            loader.sampler.seed = meta['sampler_seed']
-        if 'seed' in getattr(loader.worker_init_fn, 'keywords', {}):
-            loader.worker_init_fn.keywords['seed'] = runner.seed
+            patch(runner, loader.sampler, 'seed', meta['sampler_seed'])
+        init = loader.worker_init_fn
+        if 'seed' in getattr(init, 'keywords', {}):
+            patch(runner, loader, 'worker_init_fn', functools.partial(init, seed=runner.seed))
         done, length = meta.get('batches_done', 0), meta.get('epoch_batches')
-        # mmengine's iteration-based loop skips what was trained itself.
+        # mmengine's iteration-based loop skips batches itself.
         if done and isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._batches_done = done if length == len(loader) else done * len(loader) // length
             batches = loader.batch_sampler
-            batches.sampler = _SkipsFirst(batches.sampler, self._batches_done * batches.batch_size)
+            patch(runner, batches, 'sampler', SkipFirst(batches.sampler, self._batches_done * batches.batch_size))
             runner.logger.info(
-                f'Going on within epoch {runner.epoch + 1}: {self._batches_done} of its {len(loader)} batches '
-                'were trained before.'
+                f'Resuming within epoch {runner.epoch + 1}, after {self._batches_done} of its {len(loader)} batches.'
             )
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Seed what the epoch draws."""
+        """Seed the epoch."""
         set_random_seed(int(np.random.SeedSequence((runner.seed, runner.iter)).generate_state(1)[0]))
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Count."""
         self._batches_done += 1
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Count anew."""
         self._batches_done = 0
 
     def before_save_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
-        """Note what resuming needs."""
+        """Save what resuming needs."""
         loader = runner.train_dataloader
         checkpoint['meta'].update(
             distillation=self._identify(runner),
@@ -130,56 +123,10 @@ class ResumeHook(Hook):
         )
 
     def _identify(self, runner: Any) -> Dict[str, str]:
-        """What makes the run the run that it is: its model's options, and the teacher's weights."""
+        """Return the options of the model config and a fingerprint of the teacher's weights."""
         if self._identity is None:
-            self._identity = dict(_flat(runner.cfg.get('model'), 'model'))
-            model = unwrap(runner.model)
-            if isinstance(model, Distiller):
-                self._identity['weights of the teacher'] = _fingerprint(model.teacher.model)
+            self._identity = dict(flat_options(runner.cfg.get('model'), 'model'))
+            model = distiller_of(runner)
+            if model is not None:
+                self._identity['weights of the teacher'] = fingerprint(model.teacher.model)
         return self._identity
-
-
-class _SkipsFirst:
-    """A sampler that leaves out its first samples when it is first gone through."""
-
-    def __init__(self, sampler: Any, skipped: int) -> None:
-        self.sampler = sampler
-        self.skipped = skipped
-
-    def __iter__(self) -> Iterator[int]:
-        skipped, self.skipped = self.skipped, 0
-        return itertools.islice(self.sampler, skipped, None)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-
-def _flat(value: Any, path: str) -> Iterator[Any]:
-    """Every option of a config by its path. Of files only the names count: they may have moved."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key == 'cfg_path':
-                item = os.path.basename(item)
-            # The teacher's weights themselves are compared; how fast it all is may change.
-            if key not in ('checkpoint', 'pretrained', 'compile', 'channels_last'):
-                yield from _flat(item, f'{path}.{key}')
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            yield from _flat(item, f'{path}.{i}')
-    else:
-        yield path, repr(value)
-
-
-def _fingerprint(model: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _differences(then: Dict[str, Any], now: Dict[str, Any]) -> List[str]:
-    if not then:  # a checkpoint that was written without this hook
-        return []
-    changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-    return [f'{key}: {then.get(key, "not there")} then, {now.get(key, "not there")} now' for key in changed]
