@@ -159,14 +159,14 @@ def run_ranks(tmp_path):
 
     def run(function, world, *arguments):
         file = Path(sys.modules[function.__module__].__file__)
-        env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(file.parent)])}
+        env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tools'), str(file.parent)])}
         rendezvous = tmp_path / f'rendezvous_{function.__name__}_{world}'
         processes = []
         for rank in range(world):
             env['LOCAL_RANK'] = str(rank)
             code = (
                 'import torch, rsd_mm\n'
-                'from rsd_mm.utils.launch import destroy_process_group\n'
+                'from common.launch import destroy_process_group\n'
                 'from mmengine.registry import init_default_scope\n'
                 f'from {file.stem} import {function.__name__} as function\n'
                 "init_default_scope('mmpretrain')\n"

@@ -15,8 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from tqdm import tqdm
 
-from rsd_mm.utils.config import unwrap
-from rsd_mm.utils.launch import (
+from common.launch import (
     add_run_arguments,
     check_data_folders,
     check_distillation,
@@ -24,6 +23,7 @@ from rsd_mm.utils.launch import (
     run_distributed,
     set_dataloader_defaults,
 )
+from rsd_mm.utils.config import unwrap
 from rsd_mm.utils.model_index import published_accuracy
 
 

@@ -91,7 +91,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_config(path: str, args: argparse.Namespace) -> Config:
-    from rsd_mm.utils.report import scale_schedule
+    from common.report import scale_schedule
 
     if not osp.isfile(path):
         raise SystemExit(f'{path!r} is not a config file (looked in {osp.abspath(path)!r}).')
@@ -118,7 +118,7 @@ def length(cfg: Config) -> int:
 
 def entries_of(args: argparse.Namespace) -> List[Entry]:
     """The models of the race; the first is what the others are compared with."""
-    from rsd_mm.utils.methods import student_alone, with_method
+    from common.methods import student_alone, with_method
 
     configs = {osp.splitext(osp.basename(path))[0]: read_config(path, args) for path in args.configs}
     if len(configs) < len(args.configs):
@@ -141,7 +141,7 @@ def entries_of(args: argparse.Namespace) -> List[Entry]:
 
 def differences(entries: List[Entry]) -> List[str]:
     """What is not the same for all, so that the race is not fair in it."""
-    from rsd_mm.utils.methods import student_alone
+    from common.methods import student_alone
 
     first = entries[0].cfg
     found = []
@@ -321,7 +321,7 @@ def resident_memory(run: Run) -> Optional[float]:
 
 def summarize(entries: List[Entry], runs: List[Run], extra: Dict[str, int], metric: str) -> List[Dict[str, Any]]:
     """The results of each model, over those of its seeds that are finished."""
-    from rsd_mm.utils.report import spread
+    from common.report import spread
 
     results: List[Dict[str, Any]] = []
     for entry in entries:
@@ -356,7 +356,7 @@ def summarize(entries: List[Entry], runs: List[Run], extra: Dict[str, int], metr
 
 def table(results: List[Dict[str, Any]], metric: str) -> str:
     """The results as a Markdown table."""
-    from rsd_mm.utils.report import markdown_table, mean_and_spread
+    from common.report import markdown_table, mean_and_spread
 
     on_gpu = any(result['gpu_memory_mb'] for result in results)
     memory = 'gpu_memory_mb' if on_gpu else 'resident_memory_mb'
@@ -398,7 +398,7 @@ def main() -> None:
     from mmengine.registry import init_default_scope
 
     # Registers its parts, and says what is missing.
-    from rsd_mm.utils.report import draw_accuracies
+    from common.report import draw_accuracies
 
     MMLogger.get_instance('compare', log_level='ERROR')
     init_default_scope('mmpretrain')

@@ -17,10 +17,10 @@ from mmengine.utils import digit_version
 from torch import nn
 from tqdm import tqdm
 
+from common.images import image_side
+from common.launch import read_config
 from rsd_mm.utils.checkpoint import CheckpointError
-from rsd_mm.utils.config import image_side
 from rsd_mm.utils.export import export_student, load_exported, read_training_checkpoint
-from rsd_mm.utils.launch import read_config
 
 TOLERANCE = 1e-4
 

@@ -15,9 +15,9 @@ from typing import Any, Dict, List
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from rsd_mm.utils.config import image_side
-from rsd_mm.utils.cost import count_distillation
-from rsd_mm.utils.launch import build_with_random_weights
+from common.cost import count_distillation
+from common.images import image_side
+from common.launch import build_with_random_weights
 
 PAIRS = osp.join(osp.dirname(osp.abspath(__file__)), '..', 'configs', 'rsd', '*.py')
 

@@ -23,9 +23,10 @@ from mmengine.logging import MMLogger
 from mmpretrain.structures import DataSample
 from torch import nn
 
+from common.images import image_side
+from common.launch import build_with_random_weights
 from rsd_mm.utils.checkpoint import CheckpointError, load_strictly
-from rsd_mm.utils.config import build_model, image_side, resolve_model
-from rsd_mm.utils.launch import build_with_random_weights
+from rsd_mm.utils.config import build_model, resolve_model
 from rsd_mm.utils.model_index import find_classifier
 
 BASES = osp.join(osp.dirname(osp.abspath(__file__)), '..', 'configs', '_base_')

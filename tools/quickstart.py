@@ -17,7 +17,7 @@ import warnings
 from typing import TYPE_CHECKING, Dict, List
 
 if TYPE_CHECKING:
-    from rsd_mm.utils.report import Curve
+    from common.report import Curve
 
 CONFIGS = osp.join(osp.dirname(osp.abspath(__file__)), '..', 'configs', 'quickstart')
 TEACHER = 'resnet_digits'
@@ -42,7 +42,7 @@ def train(name: str, label: str, args: argparse.Namespace, seed: int, teacher: s
     from mmengine.config import Config
     from mmengine.runner import Runner
 
-    from rsd_mm.utils.report import scale_schedule
+    from common.report import scale_schedule
 
     cfg = Config.fromfile(osp.join(CONFIGS, f'{name}.py'))
     cfg.work_dir = osp.join(args.work_dir, name if name == TEACHER else f'{name}_seed{seed}')
@@ -98,7 +98,7 @@ def progress_hook(label: str):
 
 def table(summary: Dict) -> str:
     """The result as a Markdown table."""
-    from rsd_mm.utils.report import markdown_table, mean_and_spread
+    from common.report import markdown_table, mean_and_spread
 
     rows = [[f'teacher: {summary["teacher"]["name"]}', f'{summary["teacher"]["top1"]:.1f}', '1']]
     for key, label in LABELS.items():
@@ -111,7 +111,7 @@ def main() -> None:
     start = time.perf_counter()
     warnings.filterwarnings('ignore', category=UserWarning)
     # Registers its parts, and says what is missing.
-    from rsd_mm.utils.report import draw_accuracies
+    from common.report import draw_accuracies
 
     os.makedirs(args.work_dir, exist_ok=True)
     print('Training a CNN teacher, then a ViT alone and with RSD, on handwritten digits (1,200 images of 8 x 8).')

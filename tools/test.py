@@ -13,15 +13,15 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from rsd_mm.utils.checkpoint import load_strictly
-from rsd_mm.utils.config import student_config, unwrap
-from rsd_mm.utils.launch import (
+from common.launch import (
     add_run_arguments,
     check_data_folders,
     load_config,
     run_distributed,
     set_dataloader_defaults,
 )
+from rsd_mm.utils.checkpoint import load_strictly
+from rsd_mm.utils.config import student_config, unwrap
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from rsd_mm.utils.launch import (
+from common.launch import (
     add_run_arguments,
     check_data_folders,
     load_config,

@@ -11,17 +11,16 @@ import logging
 import os
 import os.path as osp
 import sys
+from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS
 
-from rsd_mm.utils.config import image_side
-from rsd_mm.utils.cost import count_distillation, count_parameters
-from rsd_mm.utils.launch import build_with_random_weights, check_distillation, read_config
-from rsd_mm.utils.methods import student_alone, with_method
-from rsd_mm.utils.timing import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, of which this script uses modules
+
+from benchmarks.timing import (
     STEP_COLUMNS,
     add_benchmark_arguments,
     measure_steps,
@@ -30,6 +29,10 @@ from rsd_mm.utils.timing import (
     report,
     training_step,
 )
+from common.cost import count_distillation, count_parameters
+from common.images import image_side
+from common.launch import build_with_random_weights, check_distillation, read_config
+from common.methods import student_alone, with_method
 
 METHODS = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..', 'configs', '_base_', 'methods')
 

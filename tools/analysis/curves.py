@@ -4,11 +4,15 @@
 import argparse
 import json
 import os.path as osp
+import sys
 from glob import escape, glob
+from pathlib import Path
 from typing import Dict, List
 
-from rsd_mm.utils.analysis import labelled
-from rsd_mm.utils.report import Curve
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, of which this script uses modules
+
+from common.analysis import labelled
+from common.report import Curve
 
 
 def parse_args() -> argparse.Namespace:

@@ -5,15 +5,19 @@ Draws t-SNE of the embeddings of the teacher and of every given student, for the
 """
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, of which this script uses modules
+
+from common.analysis import add_student_arguments, labelled, load_distillation
 from rsd_mm.models.distillers import resolve_tap
 from rsd_mm.utils import load_strictly
-from rsd_mm.utils.analysis import add_student_arguments, labelled, load_distillation
 from rsd_mm.visualization import effective_rank, read_features
 
 

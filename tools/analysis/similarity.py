@@ -6,15 +6,19 @@ validation images, and prints it.
 """
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Dict, List
 
 import numpy as np
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, of which this script uses modules
+
+from common.analysis import add_student_arguments, labelled, load_distillation
+from common.report import markdown_table
 from rsd_mm.models.distillers import resolve_tap
 from rsd_mm.utils import load_strictly
-from rsd_mm.utils.analysis import add_student_arguments, labelled, load_distillation
-from rsd_mm.utils.report import markdown_table
 from rsd_mm.visualization import MinibatchCKA, read_features
 
 STAGES = ['stage1', 'stage2', 'stage3', 'stage4', 'embedding']

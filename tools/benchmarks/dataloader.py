@@ -8,7 +8,9 @@ import argparse
 import copy
 import os
 import os.path as osp
+import sys
 import tempfile
+from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import cv2
@@ -18,8 +20,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from rsd_mm.utils.launch import read_config
-from rsd_mm.utils.timing import add_benchmark_arguments, measure, parse_benchmark_arguments, report
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, of which this script uses modules
+
+from benchmarks.timing import add_benchmark_arguments, measure, parse_benchmark_arguments, report
+from common.launch import read_config
 
 CONFIG = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..', 'configs', 'rsd', 'swin-t_to_mobilenetv2_in1k.py')
 #: Changes of the pipeline: what to set in steps of a type.

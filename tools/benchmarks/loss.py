@@ -6,21 +6,25 @@ Under ``torchrun --nproc_per_node N`` it also measures ``RSDLoss(sync=True)``, o
 
 import argparse
 import os
+import sys
+from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rsd_mm import RSDLoss
-from rsd_mm.utils.launch import destroy_process_group
-from rsd_mm.utils.timing import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, of which this script uses modules
+
+from benchmarks.timing import (
     add_benchmark_arguments,
     measure,
     parse_benchmark_arguments,
     peak_memory,
     report,
 )
+from common.launch import destroy_process_group
+from rsd_mm import RSDLoss
 
 #: What the loss is used with: a batch per GPU, and the width of a teacher's embedding.
 SHAPES = [(64, 768), (128, 768), (128, 1280), (256, 768), (1024, 768), (128, 192)]

@@ -7,17 +7,16 @@ import functools
 import logging
 import os.path as osp
 import sys
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from rsd_mm.utils.config import image_side
-from rsd_mm.utils.cost import count_parameters
-from rsd_mm.utils.launch import build_with_random_weights, check_distillation, read_config
-from rsd_mm.utils.methods import student_alone
-from rsd_mm.utils.timing import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, of which this script uses modules
+
+from benchmarks.timing import (
     STEP_COLUMNS,
     STEP_PARTS,
     add_benchmark_arguments,
@@ -28,6 +27,10 @@ from rsd_mm.utils.timing import (
     report,
     training_step,
 )
+from common.cost import count_parameters
+from common.images import image_side
+from common.launch import build_with_random_weights, check_distillation, read_config
+from common.methods import student_alone
 
 CONFIGS = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..', 'configs')
 FLAGSHIP = osp.join(CONFIGS, 'rsd', 'swin-t_to_mobilenetv2_in1k.py')
@@ -96,7 +99,8 @@ def steps(cfg: Config, batch: int, args: argparse.Namespace) -> Tuple[Dict[str, 
 
     validated = copy.deepcopy(plain).to(args.device).eval()
     validate = torch.no_grad()(functools.partial(validated.val_step, data))
-    found = {PLAIN: step_of(plain, cfg), VALIDATION: validate, TEACHER: look, DISTILLED: trained}
+    found: Dict[str, Callable[[], Any]] = {PLAIN: step_of(plain, cfg), VALIDATION: validate, TEACHER: look}
+    found[DISTILLED] = trained
     for name in args.options:
         changed = copy.deepcopy(cfg)
         changed.merge_from_dict(OPTIONS[name])

@@ -9,8 +9,8 @@ from mmpretrain.apis.model import ModelHub
 from mmpretrain.structures import DataSample
 from zoo import ARCHITECTURES
 
+from common.images import image_side
 from rsd_mm import RSDDistiller
-from rsd_mm.utils.config import image_side
 
 # Smaller images where the published size takes minutes on a CPU.
 SIDES = {'replknet-31l_in21k-pre_3rdparty_in1k-384px': 128}

@@ -11,7 +11,7 @@ import platform
 import statistics
 import tempfile
 import time
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 import mmengine
 import mmpretrain
@@ -19,9 +19,8 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 
+from common.report import markdown_table
 from rsd_mm.models.distillers import num_classes
-
-from .report import markdown_table
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser, out: str) -> None:
@@ -46,7 +45,7 @@ def parse_benchmark_arguments(parser: argparse.ArgumentParser) -> argparse.Names
 
 
 def measure(
-    functions: Dict[str, Callable[[], Any]], rounds: int = 7, device: str = 'cpu', least: float = 0.02
+    functions: Mapping[str, Callable[[], Any]], rounds: int = 7, device: str = 'cpu', least: float = 0.02
 ) -> Dict[str, float]:
     """Time functions side by side.
 

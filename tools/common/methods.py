@@ -6,7 +6,7 @@ import copy
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 
-from .config import inferred_options, resolve_model
+from rsd_mm.utils.config import inferred_options, resolve_model
 
 
 def with_method(pair: Config, path: str) -> Config:

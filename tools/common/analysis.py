@@ -9,9 +9,8 @@ from mmengine.config import DictAction
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
+from common.launch import check_data_folders, check_distillation, read_config
 from rsd_mm.models.distillers import Distiller
-
-from .launch import check_data_folders, check_distillation, read_config
 
 
 def add_student_arguments(parser: argparse.ArgumentParser, images: int, out: str) -> None:
