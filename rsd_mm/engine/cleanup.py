@@ -21,6 +21,8 @@ def cleanup_stack(runner: Any) -> contextlib.ExitStack:
         in which they added to it.
     """
     loop = runner.train_loop
+    if loop is None:
+        return contextlib.ExitStack()  # The runner only tests.
     stack = vars(loop).get('_cleanup_stack')
     if stack is None:
         stack = loop._cleanup_stack = contextlib.ExitStack()
