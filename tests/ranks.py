@@ -19,7 +19,7 @@ def run_rank(function, rank, world, arguments, rendezvous, log):
     import torch
     from mmengine.registry import init_default_scope
 
-    from rsd_mm.utils.launch import destroy_process_group
+    from common.launch import destroy_process_group
 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):

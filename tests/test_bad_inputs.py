@@ -19,10 +19,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 from torch.utils.data import DataLoader
 
+from common.launch import check_data_folders, load_config, run_distributed
 from rsd_mm import rsd_loss
 from rsd_mm.engine.resuming import newest_checkpoint
 from rsd_mm.utils import load_strictly, read_checkpoint, state_dict_of
-from rsd_mm.utils.launch import check_data_folders, load_config, run_distributed
 
 
 class Bomb:
@@ -87,7 +87,7 @@ class Case:
 
 def gpus(visible):
     """Let a machine seem to have GPUs."""
-    from rsd_mm.utils import launch
+    from common import launch
 
     patch = pytest.MonkeyPatch()
     patch.setattr(launch, 'get_device', lambda: 'cuda')

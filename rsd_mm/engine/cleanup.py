@@ -18,6 +18,8 @@ def cleanup_stack(runner: Any) -> contextlib.ExitStack:
         ExitStack: Shared by all hooks of the run.
     """
     loop = runner.train_loop
+    if loop is None:
+        return contextlib.ExitStack()  # The runner only tests.
     stack = vars(loop).get('_cleanup_stack')
     if stack is None:
         stack = loop._cleanup_stack = contextlib.ExitStack()

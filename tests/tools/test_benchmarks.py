@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from rsd_mm.utils.timing import measure, peak_memory
+from benchmarks.timing import measure, peak_memory
 
 PAIR = 'configs/quickstart/resnet_to_vit_digits.py'
 

@@ -12,8 +12,8 @@ from mmengine.utils import digit_version
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.timing import peak_memory
 from rsd_mm.models.distillers import InputBridge
-from rsd_mm.utils.timing import peak_memory
 
 HALVES = ['bfloat16'] + ['float16'] * (digit_version(torch.__version__) >= digit_version('2.3'))
 HALF = dict(mean=[127.5] * 3, std=[127.5] * 3)

@@ -5,12 +5,12 @@ import copy
 
 import pytest
 import torch
+from common.images import image_side
 from mmpretrain.apis.model import ModelHub
 from mmpretrain.structures import DataSample
 from zoo import ARCHITECTURES
 
 from rsd_mm import RSDDistiller
-from rsd_mm.utils.config import image_side
 
 # Smaller images where the published size takes minutes on a CPU.
 SIDES = {'replknet-31l_in21k-pre_3rdparty_in1k-384px': 128}

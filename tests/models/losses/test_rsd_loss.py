@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from mmengine.registry import MODELS
 from mmengine.utils import digit_version
 
+from benchmarks.timing import peak_memory
 from rsd_mm import RSDLoss, rsd_loss, rsd_loss_parts
 from rsd_mm.models.losses import standardize
-from rsd_mm.utils.timing import peak_memory
 
 module = sys.modules['rsd_mm.models.losses.cross_correlation']
 

@@ -3,7 +3,7 @@ import cv2
 import pytest
 from mmengine.config import Config
 
-from rsd_mm.utils.report import draw_accuracies, markdown_table, mean_and_spread, scale_schedule, spread
+from common.report import draw_accuracies, markdown_table, mean_and_spread, scale_schedule, spread
 
 
 def test_spread_is_the_standard_deviation_of_a_sample():

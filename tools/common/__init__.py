@@ -1,0 +1,1 @@
+# Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
