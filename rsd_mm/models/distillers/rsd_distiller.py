@@ -23,8 +23,6 @@ class RSDDistiller(Distiller):
     ``rsd_decorrelation``.
 
     Args:
-        student (dict): See :class:`Distiller`.
-        teacher (dict): See :class:`Distiller` and :class:`Teacher`.
         projector (dict, optional): The projector; its ``type`` defaults to ``RSDProjector``, widths are inferred. None
             is no projector, for two embeddings of one width. Defaults to ``dict(type='RSDProjector')``.
         loss (dict): The loss; its ``type`` defaults to ``RSDLoss``, with lambda 0.1 and kappa 0.01, the paper.
@@ -32,10 +30,7 @@ class RSDDistiller(Distiller):
             its ablation.
         teacher_tap (str | dict): What is read of the teacher. Defaults to ``'embedding'``.
         terms (Dict[str, dict], optional): Further terms, see :class:`Distiller`.
-        data_preprocessor (dict, optional): See :class:`Distiller`.
-        init_cfg (dict, optional): See :class:`Distiller`.
-        channels_last (bool): See :class:`Distiller`. Defaults to False.
-        compile (bool | dict): See :class:`Distiller`. Defaults to False.
+        student, teacher, data_preprocessor, init_cfg, channels_last, compile: See :class:`Distiller`.
 
     Raises:
         ValueError: See :class:`Distiller`; also for an unknown option.

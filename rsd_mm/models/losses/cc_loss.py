@@ -10,7 +10,7 @@ from .base import DistillLoss, check_pair, in_full_precision
 
 @in_full_precision
 def cc_loss(s_feature: Tensor, t_feature: Tensor) -> Tensor:
-    r"""Correlation congruence, unweighted, as in the authors' code.
+    r"""Return the loss of correlation congruence as in the authors' code, a scalar.
 
     .. math::
         L = \frac{1}{B - 1} \sum_{b=1}^{B-1} \big\langle |s_b - t_b|, |s_{b+1} - t_{b+1}| \big\rangle
@@ -23,9 +23,6 @@ def cc_loss(s_feature: Tensor, t_feature: Tensor) -> Tensor:
         t_feature (Tensor): Projected teacher embedding, ``(B, D)``; its projector is trained too, so it gets a
             gradient.
 
-    Returns:
-        Tensor: A scalar.
-
     Raises:
         ValueError: If the shapes differ or ``B < 2``.
     """
@@ -36,11 +33,7 @@ def cc_loss(s_feature: Tensor, t_feature: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class CCLoss(DistillLoss):
-    """:func:`cc_loss` as a registered module.
-
-    Args:
-        loss_weight (float): Factor. Defaults to 0.02, OFA-KD's and RSD's releases.
-    """
+    """:func:`cc_loss` as a registered module, times ``loss_weight`` (0.02, OFA-KD's and RSD's releases)."""
 
     def __init__(self, loss_weight: float = 0.02) -> None:
         super().__init__(loss_weight)

@@ -12,7 +12,7 @@ from .base import DistillLoss, check_pair, hard_labels, in_full_precision
 
 @in_full_precision
 def nce_loss(scores: Tensor, memory: Tensor, normalizer: Tensor, num_samples: int) -> Tensor:
-    r"""Noise-contrastive estimation with one positive and ``K`` negatives, unweighted.
+    r"""Return the loss of noise-contrastive estimation with one positive and ``K`` negatives, a scalar.
 
     .. math::
         L = - \frac1B \sum_b \Big[ \log \frac{p_{b0}}{p_{b0} + K/N} + \sum_{k=1}^{K} \log \frac{K/N}{p_{bk} + K/N} \Big]
@@ -24,9 +24,6 @@ def nce_loss(scores: Tensor, memory: Tensor, normalizer: Tensor, num_samples: in
         memory (Tensor): Scores with the negatives, ``(B, K)``.
         normalizer (Tensor): :math:`\log Z`, a scalar.
         num_samples (int): ``N``, the size of the dataset.
-
-    Returns:
-        Tensor: A scalar.
     """
     # In logs: log p - log(p + m) = log sigmoid(log p - log m), which is finite for all finite scores.
     noise = torch.tensor(memory.shape[1] / num_samples, dtype=scores.dtype, device=scores.device).log()

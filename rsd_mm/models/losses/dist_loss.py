@@ -23,7 +23,7 @@ def pearson_rows(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
 
 @in_full_precision
 def dist_loss(logits_S: Tensor, logits_T: Tensor, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0) -> Tensor:
-    r"""DIST, unweighted: matches relations between classes and within a class.
+    r"""Return the loss of DIST, which matches relations between classes and within a class, a scalar.
 
     .. math::
         L = \tau^2 \Big( \beta \big(1 - \tfrac1B \sum_b \rho(Y^S_b, Y^T_b)\big) +
@@ -39,9 +39,6 @@ def dist_loss(logits_S: Tensor, logits_T: Tensor, beta: float = 1.0, gamma: floa
         gamma (float): Weight of relations within a class. Defaults to 1, likewise.
         tau (float): Temperature. Defaults to 1, likewise.
 
-    Returns:
-        Tensor: A scalar.
-
     Raises:
         ValueError: If the shapes differ or ``B < 2``.
     """
@@ -53,14 +50,7 @@ def dist_loss(logits_S: Tensor, logits_T: Tensor, beta: float = 1.0, gamma: floa
 
 @MODELS.register_module()
 class StrongerTeacherLoss(DistillLoss):
-    """:func:`dist_loss` as a registered module (mmrazor's ``DISTLoss`` has other option names).
-
-    Args:
-        beta (float): Weight of relations between classes. Defaults to 1.
-        gamma (float): Weight of relations within a class. Defaults to 1.
-        tau (float): Temperature. Defaults to 1.
-        loss_weight (float): Factor. Defaults to 1.
-    """
+    """:func:`dist_loss` as a registered module, times ``loss_weight`` (mmrazor's ``DISTLoss`` has other options)."""
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight, beta=beta, gamma=gamma, tau=tau)

@@ -27,7 +27,7 @@ def dkd_rows(preds_S: Tensor, preds_T: Tensor, labels: Tensor) -> Tuple[Tensor, 
 def dkd_loss(
     preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor, alpha: float = 1.0, beta: float = 2.0, tau: float = 1.0
 ) -> Tensor:
-    r"""Decoupled knowledge distillation, unweighted.
+    r"""Return the loss of decoupled knowledge distillation, a scalar.
 
     .. math::
         L = \tau^2 (\alpha \, KL(b^T \| b^S) + \beta \, KL(\hat p^T \| \hat p^S))
@@ -45,9 +45,6 @@ def dkd_loss(
         beta (float): Weight of NCKD. Defaults to 2, likewise.
         tau (float): Temperature. Defaults to 1, likewise.
 
-    Returns:
-        Tensor: A scalar.
-
     Raises:
         ValueError: If the shapes do not fit.
     """
@@ -58,14 +55,7 @@ def dkd_loss(
 
 @MODELS.register_module()
 class DecoupledKDLoss(DistillLoss):
-    """:func:`dkd_loss` as a registered module (mmrazor's ``DKDLoss`` has other defaults).
-
-    Args:
-        alpha (float): Weight of TCKD. Defaults to 1.
-        beta (float): Weight of NCKD. Defaults to 2.
-        tau (float): Temperature. Defaults to 1.
-        loss_weight (float): Factor. Defaults to 1.
-    """
+    """:func:`dkd_loss` as a registered module, times ``loss_weight`` (mmrazor's ``DKDLoss`` has other defaults)."""
 
     takes = ('gt_labels',)
 

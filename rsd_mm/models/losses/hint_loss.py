@@ -10,7 +10,7 @@ from .base import DistillLoss, check_pair, in_full_precision
 
 @in_full_precision
 def hint_loss(s_feature: Tensor, t_feature: Tensor) -> Tensor:
-    r"""FitNet's hint, unweighted: the mean squared difference of two feature maps.
+    r"""Return FitNet's hint, the mean squared difference of two feature maps, a scalar.
 
     .. math::
         L = \frac{1}{B C H W} \, \| r(F^S) - F^T \|^2
@@ -21,9 +21,6 @@ def hint_loss(s_feature: Tensor, t_feature: Tensor) -> Tensor:
     Args:
         s_feature (Tensor): Regressed student map, ``(B, C, H_s, W_s)``.
         t_feature (Tensor): Teacher map, ``(B, C, H_t, W_t)``; no gradient.
-
-    Returns:
-        Tensor: A scalar.
 
     Raises:
         ValueError: If the batches or widths differ.
@@ -38,11 +35,7 @@ def hint_loss(s_feature: Tensor, t_feature: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class HintLoss(DistillLoss):
-    """:func:`hint_loss` as a registered module.
-
-    Args:
-        loss_weight (float): Factor. Defaults to 1, OFA-KD's and RSD's releases.
-    """
+    """:func:`hint_loss` as a registered module, times ``loss_weight`` (1, OFA-KD's and RSD's releases)."""
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight)

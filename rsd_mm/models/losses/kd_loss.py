@@ -15,7 +15,7 @@ def kl_rows(preds_S: Tensor, preds_T: Tensor) -> Tensor:
 
 @in_full_precision
 def kd_loss(preds_S: Tensor, preds_T: Tensor, tau: float = 1.0) -> Tensor:
-    r"""Knowledge distillation, unweighted.
+    r"""Return the loss of knowledge distillation, a scalar.
 
     .. math::
         L = \tau^2 \, \frac{1}{B} \sum_b KL\big(\text{softmax}(z^T_b / \tau) \,\|\, \text{softmax}(z^S_b / \tau)\big)
@@ -27,9 +27,6 @@ def kd_loss(preds_S: Tensor, preds_T: Tensor, tau: float = 1.0) -> Tensor:
         preds_T (Tensor): Teacher logits, ``(B, C)``; no gradient.
         tau (float): Temperature. Defaults to 1, OFA-KD's and RSD's releases.
 
-    Returns:
-        Tensor: A scalar.
-
     Raises:
         ValueError: If the shapes differ.
     """
@@ -39,12 +36,7 @@ def kd_loss(preds_S: Tensor, preds_T: Tensor, tau: float = 1.0) -> Tensor:
 
 @MODELS.register_module()
 class KDLoss(DistillLoss):
-    """:func:`kd_loss` as a registered module.
-
-    Args:
-        tau (float): Temperature. Defaults to 1.
-        loss_weight (float): Factor. Defaults to 1.
-    """
+    """:func:`kd_loss` as a registered module, times ``loss_weight``."""
 
     def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight, tau=tau)

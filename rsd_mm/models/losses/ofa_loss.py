@@ -11,7 +11,7 @@ from .base import DistillLoss, check_pair, hard_labels, in_full_precision
 
 @in_full_precision
 def ofa_loss(preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor, eps: float = 1.0, tau: float = 1.0) -> Tensor:
-    r"""OFA's loss, unweighted: cross entropy with the teacher, its target class enhanced.
+    r"""Return OFA's loss, the cross entropy with a teacher whose target class is enhanced, a scalar.
 
     .. math::
         L = - \frac1B \sum_b \sum_c \big[ (p^T + y)^{\epsilon} - y \big]_{b,c} \log p^S_{b,c}
@@ -29,9 +29,6 @@ def ofa_loss(preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor, eps: float = 1
             pair.
         tau (float): Temperature. Defaults to 1, OFA-KD's and RSD's releases.
 
-    Returns:
-        Tensor: A scalar.
-
     Raises:
         ValueError: If the shapes do not fit.
     """
@@ -43,13 +40,7 @@ def ofa_loss(preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor, eps: float = 1
 
 @MODELS.register_module()
 class OFALoss(DistillLoss):
-    """:func:`ofa_loss` as a registered module.
-
-    Args:
-        eps (float): The exponent. Defaults to 1.
-        tau (float): Temperature. Defaults to 1.
-        loss_weight (float): Factor. Defaults to 1.
-    """
+    """:func:`ofa_loss` as a registered module, times ``loss_weight``."""
 
     takes = ('gt_labels',)
 

@@ -25,7 +25,7 @@ def relations(feature: Tensor) -> Tuple[Tensor, Tensor]:
 
 @in_full_precision
 def rkd_loss(s_feature: Tensor, t_feature: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
-    r"""Relational knowledge distillation, weighted sum of its two parts.
+    r"""Return the loss of relational knowledge distillation, a scalar.
 
     .. math::
         L = w_d \, \frac{1}{B^2} \sum_{ij} \ell_\delta(d^S_{ij}, d^T_{ij}) +
@@ -41,9 +41,6 @@ def rkd_loss(s_feature: Tensor, t_feature: Tensor, distance_weight: float = 25.0
         distance_weight (float): :math:`w_d`. Defaults to 25, RSD's release.
         angle_weight (float): :math:`w_a`. Defaults to 50, RSD's release.
 
-    Returns:
-        Tensor: A scalar.
-
     Raises:
         ValueError: If the batches differ or ``B < 2``.
     """
@@ -55,13 +52,7 @@ def rkd_loss(s_feature: Tensor, t_feature: Tensor, distance_weight: float = 25.0
 
 @MODELS.register_module()
 class RKDLoss(DistillLoss):
-    """:func:`rkd_loss` as a registered module. It compares relations, so no projector is needed.
-
-    Args:
-        distance_weight (float): Weight of distances. Defaults to 25.
-        angle_weight (float): Weight of angles. Defaults to 50.
-        loss_weight (float): Factor. Defaults to 1.
-    """
+    """:func:`rkd_loss` as a registered module, times ``loss_weight``. Relations need no projector."""
 
     equal_widths = False
 

@@ -63,7 +63,7 @@ def rsd_loss_parts(
 def rsd_loss(
     s_feature: Tensor, t_feature: Tensor, kappa: float = 0.01, eps: float = 1e-5, sync: bool = False
 ) -> Tensor:
-    r"""RSD's loss, unweighted: invariance + ``kappa`` * decorrelation.
+    r"""Return RSD's loss, unweighted, a scalar.
 
     .. math::
         L_{RSD} = \sum_i (P_{ii} - 1)^2 + \kappa \sum_{i \ne j} P_{ij}^2
@@ -77,9 +77,6 @@ def rsd_loss(
             a decorrelation of about ``D (D - 1) / (B - 1)``, so what matters is ``kappa * D^2 / B``.
         eps (float): Added to the standard deviation. Defaults to 1e-5, the authors' release.
         sync (bool): Use the batches of all processes. Defaults to False, the authors' release.
-
-    Returns:
-        Tensor: A scalar.
     """
     _check_kappa(kappa)
     invariance, decorrelation = rsd_loss_parts(s_feature, t_feature, eps, sync)

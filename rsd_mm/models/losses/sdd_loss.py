@@ -13,7 +13,7 @@ from .kd_loss import kl_rows
 def sdd_loss(
     preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor, complementary: float = 2.0, tau: float = 1.0
 ) -> Tensor:
-    r"""Scale-decoupled distillation based on KD, unweighted.
+    r"""Return the loss of scale-decoupled distillation based on KD, a scalar.
 
     .. math::
         L = \frac{\tau^2}{B M} \sum_{b,m} w_{b,m} \,
@@ -33,9 +33,6 @@ def sdd_loss(
         tau (float): Temperature. Defaults to 1, as the other losses on logits here; the authors' recipe for CIFAR-100
             at 32 pixels uses 4.
 
-    Returns:
-        Tensor: A scalar.
-
     Raises:
         ValueError: If the shapes do not fit.
     """
@@ -48,13 +45,7 @@ def sdd_loss(
 
 @MODELS.register_module()
 class SDDLoss(DistillLoss):
-    """:func:`sdd_loss` as a registered module.
-
-    Args:
-        complementary (float): Weight of complementary regions. Defaults to 2.
-        tau (float): Temperature. Defaults to 1.
-        loss_weight (float): Factor. Defaults to 1.
-    """
+    """:func:`sdd_loss` as a registered module, times ``loss_weight``."""
 
     takes = ('gt_labels',)
 
