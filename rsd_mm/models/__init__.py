@@ -1,38 +1,7 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-from .distillers import Distiller, RSDDistiller
-from .losses import (
-    CCLoss,
-    CRDMemoryLoss,
-    DecoupledKDLoss,
-    HintLoss,
-    KDLoss,
-    OFALoss,
-    RKDLoss,
-    RSDLoss,
-    SDDLoss,
-    StrongerTeacherLoss,
-    rsd_loss,
-    rsd_loss_parts,
-)
-from .necks import HintRegressor, LinearProjector, OFAProjector, RSDProjector
+from . import distillers, losses, necks
+from .distillers import *  # noqa: F403
+from .losses import *  # noqa: F403
+from .necks import *  # noqa: F403
 
-__all__ = [
-    'CCLoss',
-    'CRDMemoryLoss',
-    'DecoupledKDLoss',
-    'Distiller',
-    'HintLoss',
-    'HintRegressor',
-    'KDLoss',
-    'LinearProjector',
-    'OFALoss',
-    'OFAProjector',
-    'RKDLoss',
-    'RSDDistiller',
-    'RSDLoss',
-    'RSDProjector',
-    'SDDLoss',
-    'StrongerTeacherLoss',
-    'rsd_loss',
-    'rsd_loss_parts',
-]
+__all__ = [*distillers.__all__, *losses.__all__, *necks.__all__]

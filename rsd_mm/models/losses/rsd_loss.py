@@ -71,12 +71,9 @@ def rsd_loss(
     See :func:`rsd_loss_parts` for :math:`P`, precision, behaviour across processes and errors.
 
     Args:
-        s_feature (Tensor): Projected student embedding, ``(B, D)``.
-        t_feature (Tensor): Teacher embedding, ``(B, D)``; no gradient.
         kappa (float): Weight of the decorrelation, >= 0. Defaults to 0.01, the paper. Independent features already have
             a decorrelation of about ``D (D - 1) / (B - 1)``, so what matters is ``kappa * D^2 / B``.
-        eps (float): Added to the standard deviation. Defaults to 1e-5, the authors' release.
-        sync (bool): Use the batches of all processes. Defaults to False, the authors' release.
+        s_feature, t_feature, eps, sync: See :func:`rsd_loss_parts`.
     """
     _check_kappa(kappa)
     invariance, decorrelation = rsd_loss_parts(s_feature, t_feature, eps, sync)
