@@ -67,7 +67,6 @@ def reverses_channels(preprocessor: Any) -> bool:
 
 def _mean_and_std(preprocessor: Any) -> Tuple[Tensor, Tensor]:
     """Return mean and std, ``(C, 1, 1)`` in float64, in the model's order of channels."""
-    # Private to mmengine and MMPretrain: without normalization the two buffers do not exist.
-    if not getattr(preprocessor, '_enable_normalize', False):
+    if not isinstance(getattr(preprocessor, 'mean', None), Tensor):  # It does not normalize.
         return torch.zeros(1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64)
     return preprocessor.mean.double().cpu(), preprocessor.std.double().cpu()

@@ -7,7 +7,6 @@ from typing import Any, List, NamedTuple, Sequence, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # the only common base of BatchNorm1d and BatchNorm2d
 
 from .classifier import classifier_layers, width_of
 from .form import Form, forms_of_width
@@ -55,7 +54,8 @@ def locate_pooled_map(model: nn.Module, classifier: str, role: str) -> PooledMap
         if same_size and _equal(output, vector) and not _equal(given, output):
             tail.insert(0, (path, given.ndim))
             vector = given
-    if vector is not None and not any(isinstance(model.get_submodule(path), _BatchNorm) for path, _ in tail):
+    batch_norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm
+    if vector is not None and not any(isinstance(model.get_submodule(path), batch_norms) for path, _ in tail):
         vector = vector.flatten(1)
         for path, _, output in reversed(calls):
             for form in forms_of_width(output, layer.in_features):
