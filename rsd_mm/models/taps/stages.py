@@ -15,10 +15,10 @@ STAGES = ('stage1', 'stage2', 'stage3', 'stage4')
 def stage_sources(model: nn.Module, role: str) -> List[Tuple[str, Form]]:
     """Return the paths of the modules that end the four stages of a network, and the forms of their outputs.
 
-    The blocks of a network are the elements of the lists and sequences of its backbone. If their resolution falls
-    (ResNet, MobileNet, Swin, ConvNeXt), a stage is the blocks of one resolution, and the last four are taken. If it is
-    constant (ViT, Mixer, ResMLP), the stages are the four quarters of the blocks, rounded up, as in OFA-KD (arXiv
-    2310.19444); of three blocks the last one ends two stages.
+    The blocks of a network are the elements of the lists and sequences of its backbone, or else its children
+    (MobileNetV3). If their resolution falls (ResNet, MobileNet, Swin, ConvNeXt), a stage is the blocks of one
+    resolution, and the last four are taken. If it is constant (ViT, Mixer, ResMLP), the stages are the four quarters of the blocks,
+    rounded up, as in OFA-KD (arXiv 2310.19444); of three blocks the last one ends two stages.
 
     Args:
         model (nn.Module): The network.
@@ -42,7 +42,8 @@ def _locate_stages(model: nn.Module, role: str) -> List[Tuple[str, Form]]:
         ((name, trunk),) = trunk.named_children()
         trunk_name = f'{trunk_name}.{name}'.strip('.')
     blocks: List[Tuple[str, Form]] = []
-    for call in probe(model, role, [f'{trunk_name}.{name}'.strip('.') for name in _blocks(trunk)]):
+    names = _blocks(trunk) or [name for name, _ in trunk.named_children()]
+    for call in probe(model, role, [f'{trunk_name}.{name}'.strip('.') for name in names]):
         form = form_of(call.output, trunk)
         if form is not None and form.grid[0] * form.grid[1] > 1:
             blocks.append((call.path, form))

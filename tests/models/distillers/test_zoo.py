@@ -5,11 +5,11 @@ import copy
 
 import pytest
 import torch
-from common.images import image_side
 from mmpretrain.apis.model import ModelHub
 from mmpretrain.structures import DataSample
 from zoo import ARCHITECTURES
 
+from common.configs import image_side
 from rsd_mm import RSDDistiller
 
 # Smaller images where the published size takes minutes on a CPU.

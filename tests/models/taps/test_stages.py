@@ -72,6 +72,28 @@ def test_stages_and_regions_of_the_papers_networks(name):
     )
 
 
+@pytest.mark.parametrize(
+    ('name', 'sources', 'widths'),
+    [
+        (
+            'mobilenet_v3/mobilenet-v3-small_8xb128_in1k.py',
+            ('layer1', 'layer3', 'layer8', 'layer12'),
+            (16, 24, 48, 576),
+        ),
+        (
+            'inception_v3/inception-v3_8xb32_in1k.py',
+            ('Conv2d_4a_3x3', 'Mixed_5d', 'Mixed_6e', 'Mixed_7c'),
+            (192, 288, 768, 2048),
+        ),
+    ],
+)
+def test_stages_of_networks_without_lists(name, sources, widths):
+    model = published(name)
+    taps = [resolve_tap(model, f'stage{i}', 'student') for i in (1, 2, 3, 4)]
+    assert [tap.sources for tap in taps] == [(f'backbone.{source}',) for source in sources]
+    assert tuple(tap.channels for tap in taps) == widths
+
+
 def test_regions_are_classified_like_whole_images(cnn):
     model = MODELS.build(cnn()).eval()
     tap = resolve_tap(model, dict(type='ScaleLogits', scales=(1, 2, 4)), 'student')
