@@ -11,7 +11,6 @@ from multiprocessing import forkserver
 import pytest
 import torch
 from fast import shortcuts
-from mmengine.registry import init_default_scope
 
 context = multiprocessing.get_context('forkserver')
 context.set_forkserver_preload(['preloaded'])
@@ -44,14 +43,3 @@ def _call(function, arguments, output):
         except Exception:
             traceback.print_exc()
             sys.exit(1)
-
-
-def call_as_rank(function, rank, world, rendezvous, arguments):
-    """Call a function in a process group, as ``function(rank, world, *arguments)``."""
-    os.environ['LOCAL_RANK'] = str(rank)
-    init_default_scope('mmpretrain')
-    group = torch.distributed
-    group.init_process_group('gloo', init_method=f'file://{rendezvous}', rank=rank, world_size=world)
-    function(rank, world, *arguments)
-    group.barrier()
-    group.destroy_process_group()

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'rsd_mm'
 PRIVATE = [
     (Runner, '_load_from', 'engine/runner.py'),
     (Runner, '_resume', 'engine/runner.py'),
+    (Runner, '_train_loop', 'engine/cleanup.py'),
 ]
 #: What looks like one and is not.
 PUBLIC = {

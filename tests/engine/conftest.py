@@ -4,15 +4,12 @@
 import functools
 import itertools
 
-import forked
 import pytest
 import torch
 from fast import fast_runs  # noqa: F401
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-
-from rsd_mm.utils.config import build_model, resolve_model
 
 _numbers = itertools.count()
 
@@ -23,8 +20,8 @@ def teacher(root, tmp_path_factory):
     path = tmp_path_factory.mktemp('teacher') / 'teacher.pth'
     torch.manual_seed(0)
     init_default_scope('mmpretrain')
-    reference = resolve_model(dict(cfg_path=str(root / 'configs/quickstart/resnet_digits.py')), 'teacher')
-    torch.save(build_model(reference, 'teacher').state_dict(), path)
+    model = MODELS.build(Config.fromfile(root / 'configs/quickstart/resnet_digits.py').model)
+    torch.save(model.state_dict(), path)
     return str(path)
 
 
@@ -76,21 +73,3 @@ def make_runner(digits_config):
         return Runner.from_cfg(cfg)
 
     return make
-
-
-@pytest.fixture
-def run_ranks(tmp_path):
-    """Call a function of a test file in several processes (gloo) as ``function(rank, world, *arguments)``."""
-
-    def run(function, world, *arguments):
-        rendezvous = tmp_path / f'rendezvous_{function.__name__}_{world}'
-        outputs = [tmp_path / f'{function.__name__}_{rank}_of_{world}.txt' for rank in range(world)]
-        processes = [
-            forked.start(forked.call_as_rank, function, rank, world, rendezvous, arguments, output=output)
-            for rank, output in enumerate(outputs)
-        ]
-        for process, output in zip(processes, outputs):
-            process.join(300)
-            assert process.exitcode == 0, output.read_text()[-3000:]
-
-    return run

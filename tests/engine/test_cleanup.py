@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from rsd_mm.engine.cleanup import cleanup_stack, patch
 
@@ -69,7 +69,13 @@ def test_a_run_is_as_before(make_runner, within_an_epoch, error):
     assert not {'run', '_cleanup_stack'} & set(vars(runner.train_loop))
 
 
-class Loop:
+def test_a_run_that_only_tests_needs_no_training_data(make_runner):
+    missing = dict(type='mmpretrain.CustomDataset', data_root='/nowhere', pipeline=[])
+    runner = make_runner(epochs=1, ema=False, train_dataloader__dataset=dict(_delete_=True, **missing))
+    assert runner.test()['accuracy/top1'] >= 0
+
+
+class Loop(BaseLoop):
     def __init__(self, error=None):
         self.own, self.error = 1, error
 
@@ -83,8 +89,8 @@ class Loop:
 
 @pytest.mark.parametrize('error', [None, KeyboardInterrupt(), SystemExit(1)])
 def test_patches_are_undone_in_reverse(error):
-    runner = SimpleNamespace(train_loop=Loop(error))
-    loop = runner.train_loop
+    loop = Loop(error)
+    runner = SimpleNamespace(_train_loop=loop)
     assert cleanup_stack(runner) is cleanup_stack(runner)
     for value in (10, 100):
         patch(runner, loop, 'own', value)
