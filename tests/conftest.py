@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import cv2
+import forked
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
-from ranks import forkserver, run_rank
 
 import rsd_mm  # noqa: F401 (registers its parts)
 
@@ -162,13 +162,9 @@ def run_ranks(tmp_path):
         name = f'{function.__name__}_{world}'
         logs = [tmp_path / f'{name}_{rank}.log' for rank in range(world)]
         processes = [
-            forkserver().Process(
-                target=run_rank, args=(function, rank, world, arguments, str(tmp_path / name), str(logs[rank]))
-            )
+            forked.start(forked.run_rank, function, rank, world, arguments, str(tmp_path / name), output=logs[rank])
             for rank in range(world)
         ]
-        for process in processes:
-            process.start()
         for process in processes:
             process.join(300)
         for process, log in zip(processes, logs):

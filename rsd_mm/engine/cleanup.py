@@ -4,6 +4,8 @@
 import contextlib
 from typing import Any
 
+from mmengine.runner import BaseLoop
+
 
 def cleanup_stack(runner: Any) -> contextlib.ExitStack:
     """Return the stack that is closed when the train loop ends, by an exception as well.
@@ -17,9 +19,10 @@ def cleanup_stack(runner: Any) -> contextlib.ExitStack:
     Returns:
         ExitStack: Shared by all hooks of the run.
     """
-    loop = runner.train_loop
-    if loop is None:
-        return contextlib.ExitStack()  # The runner only tests.
+    # `train_loop` would build the loop, with its dataset, where the runner only tests.
+    loop = runner._train_loop
+    if not isinstance(loop, BaseLoop):
+        return contextlib.ExitStack()
     stack = vars(loop).get('_cleanup_stack')
     if stack is None:
         stack = loop._cleanup_stack = contextlib.ExitStack()

@@ -12,15 +12,14 @@ from rsd_mm import CorrelationHook
 
 
 @pytest.fixture
-def train(root, tmp_path, save_weights):
-    file = root / 'configs' / 'quickstart' / 'resnet_digits.py'
-    weights = save_weights(Config.fromfile(str(file)).model)
-
-    def run(name, hook=None, epochs=3):
+def train(root, tmp_path, teacher):
+    def run(name, hook=None, epochs=1, images=128):
         cfg = Config.fromfile(str(root / 'configs' / 'quickstart' / 'resnet_to_vit_digits.py'))
-        cfg.model.teacher.checkpoint = weights
+        cfg.model.teacher.checkpoint = teacher
+        cfg.train_dataloader.dataset.indices = images
         cfg.train_cfg.max_epochs = epochs
-        cfg.work_dir, cfg.experiment_name, cfg.randomness = str(tmp_path / name), name, dict(seed=0)
+        cfg.work_dir, cfg.randomness = str(tmp_path / name), dict(seed=0)
+        cfg.experiment_name = f'{tmp_path.name}_{name}'
         cfg.custom_hooks = [hook] if hook else []
         cfg.log_level = 'ERROR'
         runner = Runner.from_cfg(cfg)
@@ -31,7 +30,7 @@ def train(root, tmp_path, save_weights):
 
 
 def test_pictures_and_numbers_of_a_run(train):
-    runner = train('a', dict(type='CorrelationHook', interval=2, images=300))
+    runner = train('a', dict(type='CorrelationHook', interval=2, images=300), epochs=3, images=1200)
     data = next(Path(runner.work_dir).glob('*/vis_data'))
     pictures = sorted(data.glob('vis_image/correlation_*.png'))
     assert [picture.name for picture in pictures] == [f'correlation_{epoch}.png' for epoch in (0, 2, 3)]
@@ -49,7 +48,7 @@ def test_pictures_and_numbers_of_a_run(train):
 
 
 def test_training_goes_as_without_it(train):
-    runs = train('a', dict(type='CorrelationHook', interval=1), 1), train('b', None, 1)
+    runs = train('a', dict(type='CorrelationHook', interval=1)), train('b')
     losses = [run.message_hub.get_scalar('train/loss').data[0] for run in runs]
     np.testing.assert_array_equal(*losses)
 

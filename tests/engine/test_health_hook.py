@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 
 from rsd_mm.utils import read_checkpoint
@@ -88,6 +89,20 @@ def test_bad_batches_are_left_out(make_runner, tmp_path):
     assert meta['optimizer']['state'][0]['step'] == 2
 
 
+def test_a_skipped_batch_does_not_count_for_accumulation(make_runner):
+    runner = make_runner(epochs=2, ema=False, default_hooks__health__max_skips=1, optim_wrapper__accumulative_counts=2)
+    poison(runner, 1)
+    steps = []
+
+    class Count(Hook):
+        def before_train(self, runner):
+            runner.optim_wrapper.optimizer.register_step_post_hook(lambda *args: steps.append(runner.iter))
+
+    runner.register_hook(Count())
+    runner.train()
+    assert steps == [2, 4, 6]  # of the batches 0 and 2, 3 and 4, 5 and 6
+
+
 def test_no_more_than_allowed_are_left_out(make_runner):
     runner = make_runner(epochs=1, ema=False, default_hooks__health__max_skips=1)
     poison(runner, 1, 2)
@@ -142,8 +157,12 @@ def test_features_that_say_nothing(make_runner, tmp_path):
     runner.model.teacher.model.neck.register_forward_hook(
         lambda module, args, out: tuple(torch.randn_like(x) * (torch.arange(x.shape[1]) > 2) for x in out)
     )
-    torch.nn.init.zeros_(runner.model.student.backbone.ln1.weight)
-    runner._init_model_weights = lambda: None
+
+    class Collapse(Hook):
+        def before_train(self, runner):
+            torch.nn.init.zeros_(runner.model.student.backbone.ln1.weight)
+
+    runner.register_hook(Collapse())
     runner.train()
     log = log_of(runner, tmp_path)
     assert re.search(

@@ -3,16 +3,15 @@
 
 import errno
 import logging
-import multiprocessing
 import os
 import random
 import re
 import signal
 import time
 
+import forked
 import pytest
-import torch
-from mmengine.config import Config, config
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from test_resume_hook import NO_CROP, compare, seen_by
@@ -60,8 +59,6 @@ class Pauses(Hook):
 def train(config_file, slow_writes=False, begun=None, signals=0):
     """What a process does."""
     logging.disable(logging.CRITICAL)
-    config.FormatCode = lambda text, **options: (text, True)
-    torch.set_num_threads(1)
     if slow_writes:
         atomic_checkpoint_hook.open = lambda *args: HalfWritten(open(*args))  # noqa: SIM115
     runner = Runner.from_cfg(Config.fromfile(config_file))
@@ -74,32 +71,28 @@ def train(config_file, slow_writes=False, begun=None, signals=0):
 
 @pytest.fixture
 def start(digits_config, tmp_path):
-    """Start a run that resumes, in a process forked from one that has everything imported and has not trained."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['rsd_mm', 'mmpretrain.models', 'mmpretrain.datasets', 'sklearn.datasets'])
+    """Start a process with a run that resumes."""
 
     def run(slow_writes=False, begun=None, signals=0, **options):
         cfg = digits_config(**options)
         cfg.resume = True
         file = tmp_path / f'{cfg.experiment_name}.py'
         cfg.dump(file)
-        process = context.Process(target=train, args=(str(file), slow_writes, begun, signals))
-        process.start()
-        return process
+        return forked.start(train, str(file), slow_writes, begun, signals)
 
     return run
 
 
-def kill_at_random(start, folder, kills, seed=0, **options):
+def kill_at_random(start, folder, kills, within, seed=0, **options):
     """Kill and resume; every third time while a checkpoint is half written. Returns what was seen."""
     generator = random.Random(seed)
     seen = dict(kills=0, half_written=0, resumed_at=[])
     while seen['kills'] < kills:
         writing = seen['kills'] % 3 == 0
-        begun = multiprocessing.get_context('forkserver').Event()
+        begun = forked.context.Event()
         process = start(slow_writes=writing, begun=begun, **options)
         assert begun.wait(60)
-        deadline = time.time() + (60 if writing else generator.uniform(0, 3))
+        deadline = time.time() + (60 if writing else generator.uniform(0, within))
         for path in folder.glob('*.tmp'):
             path.unlink()
         while time.time() < deadline and not (writing and list(folder.glob('*.tmp'))):
@@ -122,9 +115,9 @@ def finish(process, exitcode=0):
     assert process.exitcode == exitcode
 
 
-def survive(start, tmp_path, kills, epochs):
+def survive(start, tmp_path, kills, epochs, within):
     finish(start(epochs=epochs, work='whole'))
-    seen = kill_at_random(start, tmp_path / 'killed', kills, epochs=epochs, work='killed')
+    seen = kill_at_random(start, tmp_path / 'killed', kills, within, epochs=epochs, work='killed')
     print(seen)
     assert seen['kills'] == kills
     assert seen['half_written'] >= kills // 3
@@ -134,12 +127,12 @@ def survive(start, tmp_path, kills, epochs):
 
 
 def test_killed(start, tmp_path):
-    survive(start, tmp_path, kills=3, epochs=12)
+    survive(start, tmp_path, kills=3, epochs=6, within=1)
 
 
 @pytest.mark.slow
 def test_killed_often(start, tmp_path):
-    survive(start, tmp_path, kills=15, epochs=80)
+    survive(start, tmp_path, kills=15, epochs=80, within=3)
 
 
 class Sends:

@@ -25,10 +25,8 @@ HEAD, EMBED, PROJECTOR = (
 
 
 @pytest.fixture
-def train(root, tmp_path, save_weights):
+def train(root, tmp_path, teacher):
     """Train the quickstart's pair for 2 iterations an epoch with changes to its config; returns the runner."""
-    teacher = Config.fromfile(str(root / 'configs/quickstart/resnet_digits.py')).model
-    teacher = save_weights(dict(teacher, _scope_='mmpretrain'))
 
     def run(epochs=1, **changes):
         cfg = Config.fromfile(str(root / 'configs/quickstart/resnet_to_vit_digits.py'))
@@ -39,7 +37,7 @@ def train(root, tmp_path, save_weights):
         cfg.train_cfg.update(max_epochs=epochs, val_interval=1)
         cfg.param_scheduler = []
         cfg.randomness = dict(seed=0)
-        cfg.work_dir, cfg.log_level = str(tmp_path / 'work'), 'ERROR'
+        cfg.work_dir, cfg.log_level, cfg.experiment_name = str(tmp_path / 'work'), 'ERROR', tmp_path.name
         cfg.merge_from_dict(changes)
         runner = Runner.from_cfg(cfg)
         runner.train()

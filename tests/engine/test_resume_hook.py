@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from mmengine.runner import Runner
 
 from rsd_mm.engine.resuming import SkipFirst
 from rsd_mm.utils import CheckpointError, read_checkpoint
@@ -135,12 +136,15 @@ def test_without_a_checkpoint_it_begins(make_runner):
     assert runner.iter == 4
 
 
-class TestAnotherModel:
-    @pytest.fixture
-    def checkpoint(self, make_runner, tmp_path):
-        make_runner(epochs=1, work='first', ema=False).train()
-        return tmp_path / 'first' / 'epoch_1.pth'
+@pytest.fixture(scope='module')
+def checkpoint(config_in, tmp_path_factory):
+    """Of a run of one epoch without averages; not to be changed."""
+    folder = tmp_path_factory.mktemp('first')
+    Runner.from_cfg(config_in(folder, epochs=1, ema=False)).train()
+    return folder / 'work' / 'epoch_1.pth'
 
+
+class TestAnotherModel:
     @pytest.mark.parametrize(
         ('options', 'shown'),
         [
@@ -157,8 +161,7 @@ class TestAnotherModel:
             shown = 'terms.loss_rsd.projector.layers.0.weight: was (128, 64), now (256, 64)'
             assert shown in str(error.value)
 
-    def test_teacher(self, make_runner, checkpoint, tmp_path):
-        teacher = tmp_path / 'teacher.pth'
+    def test_teacher(self, make_runner, checkpoint, teacher, tmp_path):
         state = torch.load(teacher)
         moved = tmp_path / 'moved.pth'
         torch.save(state, moved)
@@ -175,10 +178,10 @@ class TestAnotherModel:
         runner.train()
         assert runner.epoch == 2
 
-    def test_checkpoints_of_others_say_nothing(self, make_runner, checkpoint):
+    def test_checkpoints_of_others_say_nothing(self, make_runner, checkpoint, tmp_path):
         """One that was written without the hook."""
         content = torch.load(checkpoint)
         for key in ('distillation', 'sampler_seed', 'batches_done', 'epoch_batches'):
             del content['meta'][key]
-        torch.save(content, checkpoint)
-        make_runner(checkpoint, epochs=2, ema=False, model__loss=dict(kappa=0.02)).train()
+        torch.save(content, tmp_path / 'other.pth')
+        make_runner(tmp_path / 'other.pth', epochs=2, ema=False, model__loss=dict(kappa=0.02)).train()

@@ -18,18 +18,17 @@ from rsd_mm.utils.model_index import Published
 
 
 @pytest.fixture
-def train(root, tmp_path, save_weights, caplog):
+def train(root, tmp_path, teacher, caplog):
     """Distil on digits for one iteration; what the hook said, and the run."""
-    file = str(root / 'configs' / 'quickstart' / 'resnet_digits.py')
-    weights = save_weights(Config.fromfile(file).model)
 
     def run(name, validate=True, student_weights=None, **hook):
         cfg = Config.fromfile(str(root / 'configs' / 'quickstart' / 'resnet_to_vit_digits.py'))
-        cfg.model.teacher.checkpoint = weights
+        cfg.model.teacher.checkpoint = teacher
         cfg.model.student.checkpoint = student_weights
         cfg.train_dataloader.dataset.indices = 64
         cfg.train_cfg.update(max_epochs=1, val_interval=1)  # mmengine 0.10.0 skips a last epoch between
-        cfg.work_dir, cfg.experiment_name, cfg.randomness = str(tmp_path / name), name, dict(seed=0)
+        cfg.work_dir, cfg.randomness = str(tmp_path / name), dict(seed=0)
+        cfg.experiment_name = f'{tmp_path.name}_{name}'
         cfg.default_hooks.teacher_accuracy.update(hook)
         if not validate:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
@@ -81,14 +80,14 @@ def test_a_teacher_of_which_nothing_is_known_is_told_without_comparison(train):
 
 
 @pytest.mark.parametrize(
-    ('teacher', 'worth'),
+    ('changes', 'worth'),
     [({}, True), (dict(head=dict(type='LinearClsHead', num_classes=7, in_channels=24)), False), (None, False)],
 )
 def test_what_a_teacher_of_other_classes_or_without_weights_predicts_is_no_accuracy(
-    make_distiller, save_weights, swin, teacher, worth
+    make_distiller, save_weights, swin, changes, worth
 ):
-    cfg = dict(swin(), **teacher or {})
-    weights = dict(allow_random_weights=True) if teacher is None else dict(checkpoint=save_weights(cfg))
+    cfg = dict(swin(), **changes or {})
+    weights = dict(allow_random_weights=True) if changes is None else dict(checkpoint=save_weights(cfg))
     assert _can_classify(make_distiller(teacher=dict(cfg, **weights))) is worth
 
 

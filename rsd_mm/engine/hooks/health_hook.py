@@ -5,7 +5,7 @@ import functools
 import glob
 import math
 import os
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Tuple
 
 import mmengine.dist as dist
 import torch
@@ -49,7 +49,7 @@ class HealthHook(Hook):
         self.min_std = min_std
         self._skips = self._iterations = 0
         self._skipped = False
-        self._finite: Tuple[List[str], Optional[Tensor]] = [], None
+        self._finite: Dict[str, Tensor] = {}
         self._constant: Dict[str, Tuple[Tensor, int]] = {}
         self._reported: List[str] = []
         self._buffers: List[Tensor] = []
@@ -68,7 +68,7 @@ class HealthHook(Hook):
 
     def _observe(self, features: Dict[str, Tensor]) -> None:
         features = {name: feature.detach() for name, feature in features.items()}
-        self._finite = list(features), torch.stack([torch.isfinite(x).all() for x in features.values()])
+        self._finite = {name: torch.isfinite(x).all() for name, x in features.items()}
         if self._iterations % self.interval == 0:
             self._constant = {
                 name: ((x.float().std(dim=0, unbiased=False) < self.min_std).sum(), x[0].numel())
@@ -116,9 +116,7 @@ class HealthHook(Hook):
 
     def _describe(self, runner: Any, outputs: Dict[str, Any]) -> str:
         bad = [name for name, value in outputs.items() if name != 'loss' and not math.isfinite(float(value.detach()))]
-        names, flags = self._finite
-        if flags is not None:
-            bad += [f'the {name}' for name, finite in zip(names, flags.tolist()) if not finite]
+        bad += [f'the {name}' for name, finite in self._finite.items() if not finite]
         rate = next(iter(runner.optim_wrapper.get_lr().values()))[0]
         return (
             f'The loss is {float(outputs["loss"].detach())} at iteration {runner.iter + 1} (epoch {runner.epoch + 1}, '

@@ -89,19 +89,16 @@ class TeacherAccuracyHook(Hook):
         message = f'Teacher {teacher.origin}: top-1 {top1:.2f} % on the validation set'
         if expected is None:
             runner.logger.info(f'{message}; its accuracy is not known for comparison.')
-            return
-        message += f', {expected:.2f} % {source}.'
-        gap = abs(top1 - expected)
-        if gap <= self.tolerance:
-            runner.logger.info(message)
-            return
-        rule = '!' * 100
-        runner.logger.warning(
-            f'{rule}\n{message}\nThat is {gap:.2f} points apart. Unless this is a different validation set, the '
-            'teacher does not see what it was trained on: check its weights, the mean and std of its '
-            'data_preprocessor, flip_channels and input_size, and evaluate it again with tools/check_teacher.py.\n'
-            f'{rule}'
-        )
+        elif abs(top1 - expected) <= self.tolerance:
+            runner.logger.info(f'{message}, {expected:.2f} % {source}.')
+        else:
+            rule = '!' * 100
+            runner.logger.warning(
+                f'{rule}\n{message}, {expected:.2f} % {source}.\nThat is {abs(top1 - expected):.2f} points apart. '
+                'Unless this is a different validation set, the teacher does not see what it was trained on: check its '
+                'weights, the mean and std of its data_preprocessor, flip_channels and input_size, and evaluate it '
+                f'again with tools/check_teacher.py.\n{rule}'
+            )
 
     def _evaluate(self, runner: Any, model: BaseModel, role: str) -> Optional[float]:
         loader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator

@@ -17,8 +17,8 @@ def stage_sources(model: nn.Module, role: str) -> List[Tuple[str, Form]]:
 
     The blocks of a network are the elements of the lists and sequences of its backbone, or else its children
     (MobileNetV3). If their resolution falls (ResNet, MobileNet, Swin, ConvNeXt), a stage is the blocks of one
-    resolution, and the last four are taken. If it is constant (ViT, Mixer, ResMLP), the stages are the four quarters of the blocks,
-    rounded up, as in OFA-KD (arXiv 2310.19444); of three blocks the last one ends two stages.
+    resolution, and the last four are taken. If it is constant (ViT, Mixer, ResMLP), the stages are the four quarters of
+    the blocks, rounded up, as in OFA-KD (arXiv 2310.19444); of three blocks the last one ends two stages.
 
     Args:
         model (nn.Module): The network.
