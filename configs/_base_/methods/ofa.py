@@ -1,5 +1,5 @@
-# OFA-KD in full (arXiv 2310.19444): branches at four stages, and the logits. The releases set eps to 1 to 1.5, depending
-# on the pair.
+# OFA-KD in full (arXiv 2310.19444): branches at four stages, and the logits. The releases set eps to 1 to 1.5,
+# depending on the pair.
 method = dict(
     type='Distiller',
     terms=dict(

@@ -1,5 +1,5 @@
 # The CIFAR-100 recipe for ViT and MLP students (authors' release): 2 GPUs x 128 images, 300 epochs, AdamW with learning
-# rate 5e-4 and weight decay 0.05, gradients clipped at 5. Parameters without decay are those of MMPretrain (and timm).
+# rate 5e-4 and weight decay 0.05, gradients clipped at 5. Which parameters decay is MMPretrain's (timm's) choice.
 _base_ = './in1k_token_300e.py'
 
 param_scheduler = [

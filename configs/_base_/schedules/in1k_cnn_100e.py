@@ -1,5 +1,5 @@
 # The ImageNet-1k recipe for CNN students (authors' release): 8 GPUs x 64 images, 100 epochs, SGD with learning rate 0.1
-# (divided by 10 every 30 epochs), momentum 0.9 and weight decay 1e-4. It is MMPretrain's, except for warm-up and batch size.
+# (divided by 10 every 30 epochs), momentum 0.9 and weight decay 1e-4. MMPretrain's, but for warm-up and batch size.
 _base_ = 'mmpretrain::_base_/schedules/imagenet_bs256.py'
 
 param_scheduler = [

@@ -1,5 +1,5 @@
-# The ImageNet-1k recipe for ViT and MLP students (authors' release): 8 GPUs x 128 images, 300 epochs, AdamW with learning
-# rate 5e-4 and weight decay 0.05, gradients clipped at 5. Parameters without decay are those of MMPretrain (and timm).
+# The ImageNet-1k recipe for ViT and MLP students (authors' release): 8 GPUs x 128 images, 300 epochs, AdamW with
+# learning rate 5e-4, weight decay 0.05, gradients clipped at 5. Which parameters decay is MMPretrain's (timm's) choice.
 _base_ = 'mmpretrain::_base_/schedules/imagenet_bs1024_adamw_swin.py'
 
 optim_wrapper = dict(
