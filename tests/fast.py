@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 
+import mmengine
 import pytest
 from mmengine.config import Config, config
 
@@ -33,10 +34,13 @@ def freeze():
 
 @contextlib.contextmanager
 def shortcuts():
-    """Parse a config once, do not lay out its text, and walk over fewer objects when mmengine collects garbage."""
+    """Parse configs and read MMPretrain's index once, do not lay out configs, and collect less garbage."""
     freeze()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, 'FormatCode', lambda text, **options: (text, True), raising=False)  # upstream's
+        patch.setattr('mmengine.config.utils.load', functools.cache(mmengine.load))
+        is_installed = functools.cache(mmengine.utils.is_installed)
+        patch.setattr('mmengine.utils.package_utils.is_installed', is_installed)
         patch.setattr(Config, 'fromfile', staticmethod(parse_once))
         yield
 

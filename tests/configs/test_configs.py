@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import mmengine
 import modelindex.load_model_index as modelindex
 import numpy as np
 import pytest
 import torch
+from fast import fast_runs  # noqa: F401
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -61,17 +61,6 @@ CIFAR_CNN_PAIRS = [
 ]
 CIFAR_TOKEN_PAIRS = [f'{t}_to_{s}_cifar100.py' for t in ('convnext-t', 'mixer-b') for s in ('deit-t', 'swin-p')]
 CIFAR_TOKEN_PAIRS += [f'{t}_to_resmlp-s12_cifar100.py' for t in ('convnext-t', 'swin-t')]
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _quick_configs():
-    """Look up MMPretrain and read its model index once, and do not format dumped configs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('mmengine.config.utils.load', functools.cache(mmengine.load))
-        patch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
-        is_installed = functools.cache(mmengine.utils.is_installed)
-        patch.setattr('mmengine.utils.package_utils.is_installed', is_installed)
-        yield
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fast import fast_runs  # noqa: F401
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
