@@ -93,7 +93,7 @@ def test_options_of_the_pages_exist(key, pair):
     if path == ['randomness']:
         taken |= set(inspect.signature(Runner.set_randomness).parameters)
     elif path == ['model', 'teacher']:
-        taken |= {*REFERENCE_OPTIONS, *re.findall(r"cfg\.pop\('(\w+)'", inspect.getsource(Teacher))}
+        taken |= {*REFERENCE_OPTIONS, *inspect.signature(Teacher).parameters}
     elif path == ['model', 'loss']:
         taken |= set(inspect.signature(rsd_mm.RSDLoss).parameters)
     elif path == ['model']:
