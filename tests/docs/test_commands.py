@@ -1,9 +1,12 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""Every command that a page names: its options exist, and a test runs it at reduced size, or it says why none does."""
+"""The commands of the pages: a test runs each at reduced size (or ELSEWHERE says why none does), and options exist."""
 
+import ast
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +18,7 @@ STARTS = r'(?:\w+=\S+ )*(?:\.venv[\w-]*/bin/|python3? |pip |mim |pre-commit |sph
 
 RUNS = 'tests/tools/test_train_and_test.py'
 PAIRS = 'tests/tools/test_make_pair.py'
-#: A pattern of commands, and the test that runs the like.
+#: Pattern of commands: the test that runs such a command.
 TESTED = {
     r'.*python tools/quickstart.py': (
         'tests/tools/test_quickstart.py::test_prints_a_table_and_writes_a_summary_and_a_picture'
@@ -69,13 +72,13 @@ TESTED = {
         'tests/docs/test_docs.py::test_it_builds_without_a_warning'
     ),
 }
-#: The others, and why no test runs them.
+#: Pattern of commands that no test runs: why.
 ELSEWHERE = {
     r'python3 -m venv .venv-tests .* && .venv-tests/bin/pytest': 'what .ci/run runs, word for word',
     r'python3 -m venv .venv && .*': 'as the line above, which .ci/run runs in a fresh environment, with one extra less',
     r'.venv-tests/bin/(pytest|ruff) .*': 'how the tests themselves are run; .ci/run has the last two',
     r'.ci/run': 'runs the tests',
-    r'pre-commit install': 'changes the clone; what it installs is compared with the pins in test_docs.py',
+    r'pre-commit install': 'changes the clone; test_docs.py compares the versions that it installs',
     r'pip install( -e .| mmcv| mmrazor==1.0.0| "setuptools<82"| "numpy<2")?': 'pip with a package index',
     r'mim (train|test) mmpretrain CONFIG': 'tests/tools/test_mmpretrain_tools.py runs the tools that it calls',
     r'python tools/NAME.py': 'a pattern of names',
@@ -83,7 +86,7 @@ ELSEWHERE = {
 
 
 def commands():
-    """The lines of bash blocks, and what begins like a command within a text or table."""
+    """Return the lines of bash blocks, and what starts like a command in running text or a table."""
     found = {}
     for page in PAGES:
         text = page.read_text()
@@ -110,44 +113,47 @@ def test_every_entry_is_of_a_command():
         assert any(re.fullmatch(pattern, command) for command in COMMANDS), pattern
 
 
-@pytest.mark.parametrize('pattern', TESTED)
-def test_the_test_is_there_and_uses_the_same(pattern):
-    """The test exists, and its file names the tool and the options of the command."""
-    path, name = TESTED[pattern].split('::')
-    source = (ROOT / path).read_text()
-    assert re.search(rf'^ *def {name}\(', source, re.MULTILINE)
-    for command in COMMANDS:
-        if not re.fullmatch(pattern, command):
-            continue
-        for script in re.findall(r'tools/(?:\w+/)?(\w+)\.(?:py|sh)', command):
-            if 'test_configs' not in path and 'features' not in path:  # which train in their own process
-                assert script in source, (script, path)
-        for option in re.findall(r' (--[\w-]+)', command):
-            if option not in ('--cfg-options', '--amp'):
-                assert option in source, (option, path)
+@pytest.mark.parametrize('test', sorted(set(TESTED.values())))
+def test_the_test_exists(test):
+    path, name = test.split('::')
+    nodes = ast.walk(ast.parse((ROOT / path).read_text()))
+    assert name in [node.name for node in nodes if isinstance(node, ast.FunctionDef)]
 
 
-@pytest.mark.parametrize('command', [c for c in COMMANDS if re.search(r'python tools/(?!NAME|dev).*\.py ', c)])
-def test_the_tool_takes_the_arguments(command, tmp_path, monkeypatch):
-    words = shlex.split(command)
-    start = next(i for i, word in enumerate(words) if word.endswith('.py'))
-    spec = importlib.util.spec_from_file_location('tool', ROOT / words[start])
+def tool_calls():
+    """Return the tools that the commands run, with their arguments; launchers pass on theirs."""
+    text = '\n'.join(COMMANDS).replace(' && ', '\n')
+    text = re.sub(r'tools/dist_(train|test)\.sh (.*?) \d+\b', r'python tools/\1.py \2', text)
+    return list(dict.fromkeys(re.findall(r'python (tools/(?!NAME|dev/)\S+\.py .*)', text)))
+
+
+@pytest.mark.parametrize('call', tool_calls())
+def test_the_tool_takes_the_arguments(call, tmp_path, monkeypatch):
+    path, *arguments = shlex.split(call)
+    spec = importlib.util.spec_from_file_location('tool', ROOT / path)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     monkeypatch.chdir(tmp_path)
-    for word in words[start + 1 :]:  # some look whether files exist
-        if not word.startswith('-'):
-            (tmp_path / word).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / word).touch()
-    monkeypatch.setattr(sys, 'argv', words[start:])
+    for argument in arguments:  # some tools check that files exist
+        if not argument.startswith('-'):
+            (tmp_path / argument).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / argument).touch()
+    monkeypatch.setattr(sys, 'argv', [path, *arguments])
     tool.parse_args()
 
 
 @pytest.mark.parametrize('command', [c for c in COMMANDS if re.match(r'\w+=.*tools/\S+\.sh', c)])
-def test_the_launcher_reads_the_variables(command):
-    script = (ROOT / re.search(r'tools/\S+\.sh', command)[0]).read_text()
-    for name in re.findall(r'(\w+)=', command):
-        assert f'${{{name}:-' in script
+def test_the_launcher_passes_the_variables_on(command, tmp_path):
+    """With stand-ins for python and srun that print their arguments."""
+    for name in ('python', 'srun'):
+        (tmp_path / name).write_text('#!/usr/bin/env bash\necho "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    names = re.findall(r'(\w+)=', command)
+    values = {name: str(71 + i) for i, name in enumerate(names)}
+    env = {**os.environ, **values, 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+    launcher = command.split()[len(names) :]
+    printed = subprocess.run(launcher, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+    assert [name for name in names if not re.search(rf'[=:]{values[name]}\b', printed)] == []
 
 
 def test_list_pairs_prints_what_the_page_shows(run_tool):
@@ -160,7 +166,7 @@ def test_list_pairs_prints_what_the_page_shows(run_tool):
 def test_the_picture_is_the_one_that_the_tool_draws(run_tool, tmp_path):
     run_tool('dev/draw_method.py', tmp_path / 'method.svg', cwd=ROOT)
     drawn, kept = ((path / 'method.svg').read_text() for path in (tmp_path, ROOT / 'docs/images'))
-    # Its parts, their texts and colours; letters are drawn with the fonts that matplotlib finds.
+    # Compare parts, texts and colors; glyphs depend on the fonts that matplotlib finds.
     drawn, kept = (re.findall(r'id="\w+"|<!-- .* -->|fill: #\w+', text) for text in (drawn, kept))
     assert '<!-- training only -->' in kept
     assert drawn == kept
@@ -168,7 +174,7 @@ def test_the_picture_is_the_one_that_the_tool_draws(run_tool, tmp_path):
 
 @pytest.mark.slow
 def test_a_method_of_ones_own_by_the_tools(run_tool, tmp_path):
-    """The commands of docs/add_a_method.md, in a folder that has the files of that page."""
+    """The commands of docs/add_a_method.md, in a folder with that page's files."""
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     for block in re.findall('```python\n(.*?)```', (ROOT / 'docs/add_a_method.md').read_text(), re.DOTALL):
         (tmp_path / block.splitlines()[0][2:]).write_text(block)

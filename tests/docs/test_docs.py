@@ -1,6 +1,7 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""The documentation: it builds, and what it says of messages, options and files is so."""
+"""The docs build without warnings, and their messages, options, configs and links are right."""
 
+import ast
 import inspect
 import re
 import subprocess
@@ -19,6 +20,7 @@ from rsd_mm.models.distillers.teacher import Teacher
 from rsd_mm.models.reference import REFERENCE_OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / 'README.md').read_text()
 PAGES = {path.stem: path.read_text() for path in sorted((ROOT / 'docs').glob('*.md'))}
 
 
@@ -27,7 +29,7 @@ def test_it_builds_without_a_warning(tmp_path):
     done = subprocess.run([*command, tmp_path / 'html'], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / 'html' / 'reference.html').read_text()
-    # Every public part, with its docstring.
+    # All public names, with their docstrings.
     for name in rsd_mm.__all__[:-3]:
         assert f'id="rsd_mm.{name}"' in page, name
     assert 'Weight of the decorrelation. Defaults to 0.01, the paper.' in page
@@ -62,12 +64,12 @@ def test_the_method_of_the_page_trains(tmp_path, monkeypatch):
     assert len(total) == 20
     assert cosine == pytest.approx(2 * (1 - similarity), rel=1e-4)
     assert total == pytest.approx(task + cosine, rel=1e-4)
-    assert cosine[-1] < 0.5 * cosine[0]  # it is learned
+    assert cosine[-1] < 0.5 * cosine[0]  # it learns
 
 
 def options_in_the_docs():
-    """Every KEY of ``--cfg-options`` (and of ``default_hooks.``...) that the pages name."""
-    texts = [(ROOT / 'README.md').read_text(), *PAGES.values()]
+    """Return the keys of ``--cfg-options`` (and of ``default_hooks.``...) that the pages name."""
+    texts = [README, *PAGES.values()]
     return sorted(
         {
             key
@@ -84,7 +86,7 @@ def pair():
 
 @pytest.mark.parametrize('key', options_in_the_docs())
 def test_options_of_the_pages_exist(key, pair):
-    """The option is in the config of a pair, or what it is an option of takes it."""
+    """The option is in the config of a pair, or its owner takes it."""
     *path, name = key.split('.')
     part = pair
     for step in path:
@@ -109,19 +111,29 @@ def test_options_of_the_pages_exist(key, pair):
     assert name in taken
 
 
-def test_citation():
+@pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'])
+def test_links_lead_to_files(page):
+    """Of the pages that Sphinx does not read."""
+    links = re.findall(r'\]\((?!https?:)([^)#]+)', (ROOT / page).read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_config_of_the_readme_is_the_file():
+    block = re.search('```python\n(.*?)```', README, re.DOTALL)[1]
+    config = (ROOT / 'configs/rsd/swin-t_to_mobilenetv2_in1k.py').read_text()
+    assert ast.dump(ast.parse(block)) == ast.dump(ast.parse(config))
+
+
+def test_the_citation_is_of_this_version_and_the_paper_of_the_readme():
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
-    assert {'cff-version', 'message', 'title', 'authors', 'version', 'license'} <= set(citation)
-    assert citation['authors'] == [{'name': 'rsd_mm contributors'}]
     assert citation['version'] == rsd_mm.__version__
     paper = citation['preferred-citation']
-    assert {'type', 'title', 'authors', 'year'} <= set(paper)
-    bibtex = (ROOT / 'README.md').read_text().partition('```bibtex')[2]
-    assert paper['title'] in bibtex
-    assert ' and '.join(author['family-names'] for author in paper['authors']) in bibtex
+    bibtex = dict(re.findall(r'(\w+) += {(.*)}', README.partition('```bibtex')[2]))
+    authors = ' and '.join(author['family-names'] for author in paper['authors'])
+    assert (bibtex['title'], bibtex['author'], bibtex['year']) == (paper['title'], authors, str(paper['year']))
 
 
-def test_the_hooks_before_a_commit_have_the_versions_of_the_tests():
+def test_pre_commit_pins_the_versions_of_the_tests():
     pins = dict(re.findall(r'^([\w-]+)==(\S+)$', (ROOT / 'requirements/constraints.txt').read_text(), re.MULTILINE))
     config = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())
     hooks = {hook['id']: hook for repo in config['repos'] for hook in repo['hooks']}
