@@ -14,6 +14,7 @@ from mmpretrain.structures import DataSample
 from rsd_mm import RSDDistiller, RSDProjector, rsd_loss, rsd_loss_parts
 from rsd_mm.models.distillers import TeacherClassifier
 from rsd_mm.utils import CheckpointError, load_strictly
+from rsd_mm.utils.weights import use_nested_keys
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 HALF = dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5], to_rgb=True)
@@ -417,6 +418,10 @@ def test_a_student_of_timm_is_saved_and_resumed_whole(make_distiller, tmp_path):
     # The student of such a checkpoint fits the plain model, under whose names timm knows it.
     path = str(tmp_path / 'epoch_1.pth')
     torch.save(dict(state_dict=state), path)
+    plain = MODELS.build(dict(timm))
+    kept = plain.register_state_dict_post_hook(lambda module, state, prefix, metadata: None)
+    use_nested_keys(plain)
+    assert list(plain._state_dict_hooks) == [kept.id]  # its own hooks are removed, and no others
     plain = MODELS.build(dict(timm))
     load_strictly(plain, path)
     assert torch.equal(plain.state_dict()['fc.weight'], state['student.model.fc.weight'])

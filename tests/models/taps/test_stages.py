@@ -123,6 +123,17 @@ def test_regions_by_hand(cnn):
         torch.testing.assert_close(record[tap][:, 1 + cell], model.head.fc(mean))
 
 
+@pytest.mark.parametrize(
+    ('blocks', 'ends'), [(3, [0, 1, 2, 2]), (5, [1, 2, 3, 4]), (6, [1, 2, 4, 5]), (8, [1, 3, 5, 7])]
+)
+def test_quarters_of_blocks_are_rounded_up(blocks, ends):
+    vit = dict(type='VisionTransformer', img_size=32, patch_size=8)
+    vit['arch'] = dict(embed_dims=16, num_layers=blocks, num_heads=2, feedforward_channels=16)
+    model = MODELS.build(dict(type='ImageClassifier', backbone=vit))
+    sources = [resolve_tap(model, f'stage{i}', 'student').sources for i in (1, 2, 3, 4)]
+    assert sources == [(f'backbone.layers.{end}',) for end in ends]
+
+
 def test_stages_are_read_as_maps_or_tokens():
     vit = dict(type='VisionTransformer', img_size=32, patch_size=8)
     vit['arch'] = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=16)
