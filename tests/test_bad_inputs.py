@@ -486,7 +486,7 @@ CASES = {
     ),
     'more processes than GPUs': (
         lambda c: gpus(4),
-        ('8 processes were started on this machine, but 4 GPUs are visible. Start one a GPU.'),
+        ('8 processes were started on this machine, but 4 GPUs are visible. Start one per GPU.'),
     ),
     'Slurm without a GPU': (
         lambda c: run_distributed(Config(dict(launcher='slurm')), lambda: None),

@@ -1,15 +1,13 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""The student of a training checkpoint, for use: ``python tools/export_student.py CONFIG CHECKPOINT``.
+"""Export the student of a training checkpoint: ``python tools/export_student.py CONFIG CHECKPOINT``.
 
-Writes a plain MMPretrain checkpoint and config, also of a training that is not at its end, and on request its backbone
-alone, an ONNX file and a ``torch.export`` program. Each file is loaded again and compared with the model before the
-tool is done.
+Writes a plain MMPretrain checkpoint and config and, on request, the backbone alone, an ONNX file and a
+``torch.export`` program. Each file is loaded again and compared with the model.
 """
 
 import argparse
 import os
 import os.path as osp
-import re
 from typing import Any
 
 import torch
@@ -17,8 +15,7 @@ from mmengine.utils import digit_version
 from torch import nn
 from tqdm import tqdm
 
-from common.images import image_side
-from common.launch import read_config
+from common.configs import image_side, read_config
 from rsd_mm.utils.checkpoint import CheckpointError
 from rsd_mm.utils.export import export_student, load_exported, read_training_checkpoint
 
@@ -26,29 +23,27 @@ TOLERANCE = 1e-4
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Write the student of a training checkpoint as files of its own')
+    parser = argparse.ArgumentParser(description='Export the student of a training checkpoint')
     parser.add_argument('config', help='config of the training')
     parser.add_argument('checkpoint', help='checkpoint of the training')
     parser.add_argument('--out-dir', help='default: the folder of the checkpoint')
     parser.add_argument('--name', default='student', help='name of the files (default: student)')
+    parser.add_argument('--backbone-only', action='store_true', help='also write NAME_backbone.pth, e.g. for detectors')
+    parser.add_argument('--onnx', action='store_true', help='also write NAME.onnx, checked with onnxruntime')
+    parser.add_argument('--pt2', action='store_true', help='also write NAME.pt2, a torch.export program')
     parser.add_argument(
-        '--backbone-only', action='store_true', help='also NAME_backbone.pth, for detectors and the like'
-    )
-    parser.add_argument('--onnx', action='store_true', help='also NAME.onnx, checked with onnxruntime')
-    parser.add_argument('--pt2', action='store_true', help='also NAME.pt2, a program of torch.export')
-    parser.add_argument(
-        '--side', type=int, help="side in pixels of --onnx's and --pt2's images (default: validation's)"
+        '--side', type=int, help='image side in pixels for --onnx and --pt2 (default: that of the tests)'
     )
     return parser.parse_args()
 
 
-def compare(name: str, got: torch.Tensor, expected: torch.Tensor) -> None:
-    error = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+def check_logits(name: str, logits: torch.Tensor, expected: torch.Tensor) -> None:
+    error = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not error <= TOLERANCE:
         raise SystemExit(
             f'{name} differs from the model by {error:.1e} of the largest logit; {TOLERANCE:.0e} is allowed.'
         )
-    tqdm.write(f'{name}: as the model to {error:.0e}')
+    tqdm.write(f'{name}: equal to the model within {error:.0e}')
 
 
 def example(side: int, batch: int) -> torch.Tensor:
@@ -56,7 +51,7 @@ def example(side: int, batch: int) -> torch.Tensor:
 
 
 def write_onnx(model: nn.Module, path: str, side: int) -> None:
-    """Logits from normalized images ``(B, 3, H, W)``, for any B."""
+    """Export logits of normalized images ``(B, 3, H, W)``, for any B."""
     if digit_version(torch.__version__) < digit_version('2.6.0'):
         raise SystemExit(f'--onnx needs torch >= 2.6, this is {torch.__version__}.')
     try:
@@ -80,21 +75,24 @@ def write_onnx(model: nn.Module, path: str, side: int) -> None:
     for batch in (1, 3):
         images = example(side, batch)
         (logits,) = session.run(None, {'images': images.numpy()})
-        compare(f'{path}, batch of {batch}', torch.from_numpy(logits), model(images))
+        check_logits(f'{path}, batch of {batch}', torch.from_numpy(logits), model(images))
 
 
 def write_pt2(model: nn.Module, path: str, side: int) -> None:
-    """A program of ``torch.export``: logits from normalized images ``(B, 3, H, W)``, for any B."""
+    """Export logits of normalized images ``(B, 3, H, W)``, for any B."""
     program = torch.export.export(model, (example(side, 2),), dynamic_shapes=({0: torch.export.Dim('batch')},))
     torch.export.save(program, path)
     loaded = torch.export.load(path).module()
     for batch in (2, 3):
         images = example(side, batch)
-        compare(f'{path}, batch of {batch}', loaded(images), model(images))
+        check_logits(f'{path}, batch of {batch}', loaded(images), model(images))
+
+
+WRITERS = dict(onnx=write_onnx, pt2=write_pt2)
 
 
 class Logits(nn.Module):
-    """A classifier as a function of images alone."""
+    """A classifier as a function of the images alone."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -102,6 +100,16 @@ class Logits(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.model(images, mode='tensor')
+
+
+def write_backbone(weights: str, path: str) -> None:
+    """Write the backbone's part of an exported checkpoint."""
+    saved = torch.load(weights, weights_only=True)
+    saved['state_dict'] = {key: value for key, value in saved['state_dict'].items() if key.startswith('backbone.')}
+    if not saved['state_dict']:
+        raise SystemExit('--backbone-only: this student has no separate backbone (a timm model, for example).')
+    torch.save(saved, path)
+    print(f"Written: {path}; init_cfg=dict(type='Pretrained', checkpoint='{path}', prefix='backbone.')")
 
 
 def main() -> None:
@@ -116,21 +124,13 @@ def main() -> None:
         raise SystemExit(str(error)) from None
     print(f'Written: {weights} and {config}')
     if args.backbone_only:
-        saved = torch.load(weights, weights_only=True)
-        saved['state_dict'] = {key: value for key, value in saved['state_dict'].items() if re.match(r'backbone\.', key)}
-        if not saved['state_dict']:
-            raise SystemExit('--backbone-only: this student keeps no backbone apart (a model of timm, for example).')
-        path = osp.join(folder, f'{args.name}_backbone.pth')
-        torch.save(saved, path)
-        print(f"Written: {path}; init_cfg=dict(type='Pretrained', checkpoint='{path}', prefix='backbone.')")
+        write_backbone(weights, osp.join(folder, f'{args.name}_backbone.pth'))
     model = Logits(load_exported(config, weights)).eval()
-    with torch.no_grad():
-        side = args.side or image_side(cfg)
-        writers = dict(onnx=write_onnx, pt2=write_pt2)
-        with tqdm([name for name in writers if getattr(args, name)], unit='file', disable=None) as bar:
-            for name in bar:
-                bar.set_description(f'{args.name}.{name}')
-                writers[name](model, osp.join(folder, f'{args.name}.{name}'), side)
+    # disable=None: only on a terminal.
+    with torch.no_grad(), tqdm([kind for kind in WRITERS if getattr(args, kind)], unit='file', disable=None) as bar:
+        for kind in bar:
+            bar.set_description(f'{args.name}.{kind}')
+            WRITERS[kind](model, osp.join(folder, f'{args.name}.{kind}'), args.side or image_side(cfg))
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 """Test a student: ``python tools/test.py CONFIG CHECKPOINT``.
 
-The config may be a distillation; its student alone is built, so no teacher is
-needed. The checkpoint may be of the distillation or of the plain student.
+Config and checkpoint may be of a distillation or of the plain student. Only the
+student is built, so no teacher is needed.
 """
 
 import argparse
@@ -13,13 +13,7 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from common.launch import (
-    add_run_arguments,
-    check_data_folders,
-    load_config,
-    run_distributed,
-    set_dataloader_defaults,
-)
+from common.launch import add_run_arguments, keep_test_only, load_config, run_distributed
 from rsd_mm.utils.checkpoint import load_strictly
 from rsd_mm.utils.config import student_config, unwrap
 
@@ -32,19 +26,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out-item', choices=['metrics', 'pred'], help='what --out writes (default: the predictions)')
     parser.add_argument('--show-dir', help='folder for images with their predictions')
     parser.add_argument('--show', action='store_true', help='show images with their predictions')
-    parser.add_argument('--interval', type=int, default=1, help='draw one image in this many')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image')
+    parser.add_argument('--interval', type=int, default=1, help='draw every n-th image (default: 1)')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds per image of --show (default: 2)')
     args = parser.parse_args()
     if args.out_item is not None and args.out is None:
-        parser.error('--out-item says what --out writes: give --out FILE as well.')
+        parser.error('--out-item selects what --out writes: give --out FILE as well.')
     return args
 
 
 def build_config(args: argparse.Namespace) -> Config:
     cfg = load_config(args)
-    cfg.load_from, cfg.resume = None, False
-    if args.amp:
-        cfg.test_cfg.fp16 = True
+    cfg.model = student_config(cfg)
     if args.show or args.show_dir is not None:
         cfg.default_hooks.visualization.update(
             enable=True,
@@ -53,12 +45,7 @@ def build_config(args: argparse.Namespace) -> Config:
             out_dir=args.show_dir,
             interval=args.interval,
         )
-    set_dataloader_defaults(cfg, args, 'test_dataloader')
-    check_data_folders(cfg, 'test_dataloader')
-    cfg.model = student_config(cfg)
-    # What only training needs.
-    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
-    cfg.custom_hooks = []
+    keep_test_only(cfg, args)
     return cfg
 
 

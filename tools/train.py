@@ -7,13 +7,8 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from common.launch import (
-    add_run_arguments,
-    check_data_folders,
-    load_config,
-    run_distributed,
-    set_dataloader_defaults,
-)
+from common.configs import check_data_folders
+from common.launch import add_run_arguments, load_config, run_distributed, set_dataloader_defaults
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,13 +18,13 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint, or without a value from the latest one in the work dir',
+        help='resume from this checkpoint or, without a value, from the latest one in the work dir',
     )
-    parser.add_argument('--no-validate', action='store_true', help='do not validate while training')
+    parser.add_argument('--no-validate', action='store_true', help='do not validate during training')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate by the batch size over all GPUs, relative to auto_scale_lr.base_batch_size',
+        help='scale the learning rate by the total batch size relative to auto_scale_lr.base_batch_size',
     )
     parser.add_argument('--no-persistent-workers', action='store_true', help='restart data workers every epoch')
     return parser.parse_args()
@@ -39,8 +34,7 @@ def build_config(args: argparse.Namespace) -> Config:
     cfg = load_config(args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-        # There is no metric to select the best checkpoint by.
-        cfg.default_hooks.checkpoint.save_best = None
+        cfg.default_hooks.checkpoint.save_best = None  # There is no metric.
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -50,14 +44,13 @@ def build_config(args: argparse.Namespace) -> Config:
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
             raise SystemExit(
-                f'--auto-scale-lr: {args.config!r} does not say for which batch size its learning rate is. '
+                f'--auto-scale-lr: {args.config!r} does not state the batch size of its learning rate. '
                 'Add auto_scale_lr = dict(base_batch_size=...) to it.'
             )
         cfg.auto_scale_lr.enable = True
     persistent = not args.no_persistent_workers
-    set_dataloader_defaults(
-        cfg, args, 'train_dataloader', 'val_dataloader', 'test_dataloader', persistent_workers=persistent
-    )
+    loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+    set_dataloader_defaults(cfg, args, *loaders, persistent_workers=persistent)
     check_data_folders(cfg, 'train_dataloader', 'val_dataloader')
     return cfg
 
@@ -66,7 +59,7 @@ def main() -> None:
     cfg = build_config(parse_args())
 
     def train() -> None:
-        runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.train()
 
     run_distributed(cfg, train)

@@ -6,16 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 from rsd_mm.utils import read_checkpoint
-from rsd_mm.utils.config import build_model, resolve_model
 
 
-def test_two_nodes(root, tmp_path):
-    teacher = tmp_path / 'teacher.pth'
-    reference = resolve_model(dict(cfg_path=str(root / 'configs/quickstart/resnet_digits.py')), 'teacher')
-    torch.save(build_model(reference, 'teacher').state_dict(), teacher)
+def test_two_nodes(root, tmp_path, digits_weights):
+    teacher = digits_weights('resnet_digits', tmp_path / 'teacher.pth')
     settings = ['train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=256', 'model.loss.sync=True']
     settings += [f'model.teacher.checkpoint={teacher}', 'train_dataloader.batch_size=32', 'randomness.seed=0']
     processes = []

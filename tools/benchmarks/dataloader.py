@@ -1,7 +1,7 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""Where reading images caps training: ``python tools/benchmarks/dataloader.py``.
+"""Benchmark the input pipeline: ``python tools/benchmarks/dataloader.py``.
 
-JPEG files of ImageNet's size are generated, and read by the training pipeline of a config and by variants of it.
+Generates JPEG files of ImageNet's size, and reads them with the training pipeline of a config and variants of it.
 """
 
 import argparse
@@ -20,13 +20,15 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, of which this script uses modules
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # For the modules in tools/.
 
-from benchmarks.timing import add_benchmark_arguments, measure, parse_benchmark_arguments, report
-from common.launch import read_config
+from benchmarks.reporting import add_benchmark_arguments, parse_benchmark_arguments, report
+from benchmarks.timing import measure
+from common.arguments import CONFIGS
+from common.configs import read_config
 
-CONFIG = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..', 'configs', 'rsd', 'swin-t_to_mobilenetv2_in1k.py')
-#: Changes of the pipeline: what to set in steps of a type.
+CONFIG = osp.join(CONFIGS, 'rsd', 'swin-t_to_mobilenetv2_in1k.py')
+#: Settings of pipeline steps, by their type.
 VARIANTS: Dict[str, Dict[str, Dict[str, str]]] = {
     "the config's": {},
     'decoded by Pillow': dict(LoadImageFromFile=dict(imdecode_backend='pillow')),
@@ -38,7 +40,7 @@ VARIANTS: Dict[str, Dict[str, Dict[str, str]]] = {
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Throughput of the input pipeline')
     parser.add_argument('config', nargs='?', default=CONFIG, help='any config that reads images from files')
-    parser.add_argument('--images', type=int, default=256, help='how many files are generated (default: 256)')
+    parser.add_argument('--images', type=int, default=256, help='files to generate (default: 256)')
     parser.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2], help='default: 0 1 2')
     parser.add_argument('--cores', type=int, default=16, help='extrapolate to this many (default: 16)')
     add_benchmark_arguments(parser, 'work_dirs/benchmarks/dataloader.json')
@@ -49,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def generate(folder: str, count: int) -> float:
-    """Write JPEG files of 500 x 375 pixels with structure of every size; returns their mean size in bytes."""
+    """Write JPEG files of 500 x 375 pixels with structure at every scale; return their mean size in bytes."""
     generator = np.random.default_rng(0)
     os.makedirs(osp.join(folder, 'class'))
     sizes = []
@@ -64,8 +66,8 @@ def generate(folder: str, count: int) -> float:
     return float(np.mean(sizes))
 
 
-def loader(cfg: Config, folder: str, workers: int, changes: Dict[str, Dict[str, str]], images: int) -> Any:
-    """The training data loader of a config with other files."""
+def build_loader(cfg: Config, folder: str, workers: int, changes: Dict[str, Dict[str, str]], images: int) -> Any:
+    """Return the training data loader of a config, with changes of its pipeline, for the files in a folder."""
     cfg = copy.deepcopy(cfg)
     pipeline = cfg.train_dataloader.dataset.pipeline
     for step in pipeline:
@@ -91,13 +93,13 @@ def epoch(batches: Any) -> Callable[[], Dict[str, Any]]:
 
 def main() -> None:
     args = parse_args()
-    cv2.setNumThreads(0)  # as mmengine does, whose workers are the parallelism
+    cv2.setNumThreads(0)  # As mmengine does: workers are the parallelism.
     cfg = read_config(args.config)
     variants = dict(VARIANTS)
     try:
-        mmcv.use_backend('turbojpeg')  # makes mmcv's decoder, which the option of a pipeline does not
+        mmcv.use_backend('turbojpeg')  # Creates mmcv's decoder; imdecode_backend does not.
     except (ImportError, OSError, RuntimeError) as error:
-        print(f'TurboJPEG is left out: `pip install PyTurboJPEG`, and libturbojpeg, bring it ({error}).')
+        print(f'TurboJPEG is left out; it needs libturbojpeg and `pip install PyTurboJPEG` ({error}).')
         del variants['decoded by TurboJPEG']
     mmcv.use_backend('cv2')
     rows: List[Dict[str, Any]] = []
@@ -105,7 +107,7 @@ def main() -> None:
         size = generate(folder, args.images)
         print(f'{args.images} JPEG files of 500 x 375 pixels, {size / 1e3:.0f} KB on average\n')
         cases = [(name, 0) for name in variants] + [("the config's", count) for count in args.workers if count]
-        loaders = {case: loader(cfg, folder, case[1], variants[case[0]], args.images) for case in cases}
+        loaders = {case: build_loader(cfg, folder, case[1], variants[case[0]], args.images) for case in cases}
         runs = {f'{name}, {workers}': epoch(batches) for (name, workers), batches in loaders.items()}
         inputs = next(iter(runs.values()))()['inputs']
         seconds = measure(runs, args.rounds)

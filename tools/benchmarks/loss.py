@@ -1,11 +1,12 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""RSDLoss against straightforward forms of the same loss, forward and backward: ``python tools/benchmarks/loss.py``.
+"""Benchmark RSDLoss against straightforward forms of it, forward and backward: ``python tools/benchmarks/loss.py``.
 
-Under ``torchrun --nproc_per_node N`` it also measures ``RSDLoss(sync=True)``, over the samples of N processes.
+Under ``torchrun --nproc_per_node N``, ``RSDLoss(sync=True)`` over the samples of N processes is measured as well.
 """
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
@@ -14,19 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, of which this script uses modules
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # For the modules in tools/.
 
-from benchmarks.timing import (
-    add_benchmark_arguments,
-    measure,
-    parse_benchmark_arguments,
-    peak_memory,
-    report,
-)
+from benchmarks.reporting import add_benchmark_arguments, parse_benchmark_arguments, report
+from benchmarks.timing import measure, peak_memory
 from common.launch import destroy_process_group
 from rsd_mm import RSDLoss
 
-#: What the loss is used with: a batch per GPU, and the width of a teacher's embedding.
+#: Usual batches per GPU, and widths of a teacher's embedding.
 SHAPES = [(64, 768), (128, 768), (128, 1280), (256, 768), (1024, 768), (128, 192)]
 GROWTH = [(batch, dim) for batch in (16, 64, 256, 1024) for dim in (192, 768, 1536, 4096)]
 MASKED, WHOLE, GRAM, OURS = 'masked D x D', 'D x D', 'B x B', 'RSDLoss'
@@ -38,7 +34,7 @@ def standardize(x: Tensor) -> Tensor:
 
 
 def masked(s: Tensor, t: Tensor) -> Tensor:
-    """The formula as it is written down: both sums by a boolean mask of the D x D matrix."""
+    """The formula as written: both sums by a boolean mask of the D x D matrix."""
     p = standardize(t).T @ standardize(s) / len(s)
     diagonal = torch.eye(len(p), dtype=torch.bool, device=p.device)
     return 0.1 * ((p[diagonal] - 1).square().sum() + 0.01 * p[~diagonal].square().sum())
@@ -52,7 +48,7 @@ def whole(s: Tensor, t: Tensor) -> Tensor:
 
 
 def gram(s: Tensor, t: Tensor) -> Tensor:
-    """The identity with two B x B matrices."""
+    """The same by an identity with two B x B matrices."""
     a, b = standardize(s), standardize(t)
     diagonal = (a * b).sum(dim=0) / len(s)
     total = ((a @ a.T) * (b @ b.T)).sum() / len(s) ** 2
@@ -61,36 +57,32 @@ def gram(s: Tensor, t: Tensor) -> Tensor:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Time and memory of RSDLoss and of straightforward forms of it')
-    parser.add_argument('--shapes', nargs='+', metavar='BxD', help='for example 128x768')
-    parser.add_argument('--growth', action='store_true', help='batch 16 to 1024 and embedding 192 to 4096 instead')
+    parser.add_argument('--shapes', nargs='+', metavar='BxD', help='e.g. 128x768')
+    parser.add_argument('--growth', action='store_true', help='batches of 16 to 1024, embeddings of 192 to 4096')
     add_benchmark_arguments(parser, 'work_dirs/benchmarks/loss.json')
     args = parse_benchmark_arguments(parser)
     args.sizes = GROWTH if args.growth else SHAPES[::5] if args.quick else SHAPES
     if args.shapes:
-        try:
-            args.sizes = [tuple(map(int, shape.split('x'))) for shape in args.shapes]
-            assert all(len(size) == 2 for size in args.sizes)
-        except (ValueError, AssertionError):
+        if not all(re.fullmatch(r'\d+x\d+', shape) for shape in args.shapes):
             parser.error(f'--shapes: a shape is BxD, such as 128x768; received {" ".join(args.shapes)}.')
+        args.sizes = [tuple(map(int, shape.split('x'))) for shape in args.shapes]
     return args
 
 
-def compare(batch: int, dim: int, args: argparse.Namespace) -> Dict[str, Any]:
-    """Seconds, ratios and memory of a shape."""
+def measure_shape(batch: int, dim: int, args: argparse.Namespace) -> Dict[str, Any]:
+    """Return times, ratios and memory for a shape."""
     torch.manual_seed(0)
     t = torch.randn(batch, dim, device=args.device)
     s = (0.5 * t + torch.randn_like(t)).requires_grad_()
-    ours = RSDLoss()
-    ours.check_finite = False  # HealthHook, which our configs have, turns it off
-    forms: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {MASKED: masked, WHOLE: whole, GRAM: gram, OURS: ours}
+    forms: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {MASKED: masked, WHOLE: whole, GRAM: gram, OURS: RSDLoss()}
     if dist.is_initialized():
         forms[SYNC] = RSDLoss(sync=True)
     steps = {name: lambda form=form: torch.autograd.grad(form(s, t), s) for name, form in forms.items()}
     gradients = [step()[0] for name, step in steps.items() if name != SYNC]
     for gradient in gradients:
         torch.testing.assert_close(gradient, gradients[0], rtol=1e-3, atol=1e-3 * float(gradients[0].abs().max()))
-    # Processes that wait for each other have to make equally many calls.
-    seconds = measure(steps, args.rounds, args.device, least=0 if dist.is_initialized() else 0.02)
+    # Processes that synchronize have to make the same number of calls.
+    seconds = measure(steps, args.rounds, least=0 if dist.is_initialized() else 0.02)
     memory = {name: peak_memory(step, args.device) for name, step in steps.items()}
     better = min(seconds[WHOLE], seconds[GRAM])
     return dict(
@@ -110,7 +102,7 @@ def main() -> None:
         dist.init_process_group('nccl' if args.device.startswith('cuda') else 'gloo')
         if args.device.startswith('cuda'):
             torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    rows = [compare(batch, dim, args) for batch, dim in args.sizes]
+    rows = [measure_shape(batch, dim, args) for batch, dim in args.sizes]
     if dist.is_initialized():
         rows = [dict(row, processes=dist.get_world_size()) for row in rows]
         main_process = dist.get_rank() == 0

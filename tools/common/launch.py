@@ -1,85 +1,46 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""What the tools share: the arguments that OpenMMLab users know, and how a run is set up."""
+"""Setting up a run: OpenMMLab's usual arguments, the config, and its processes."""
 
 import argparse
 import gc
-import inspect
 import os
 import os.path as osp
 import tempfile
 import traceback
-from typing import Callable, Optional, TypeVar
+from typing import Callable, TypeVar
 
 import torch
 import torch.distributed as torch_dist
 from mmengine import dist
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.model import BaseModel
-from mmengine.registry import MODELS, init_default_scope
-from mmpretrain.registry import DATASETS
+
+from common.arguments import add_cfg_options, name_of
+from common.configs import check_data_folders, read_config
 
 T = TypeVar('T')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that training and testing have in common."""
+    """Add the arguments that training and testing share."""
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/NAME_OF_THE_CONFIG)')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision; needs an accelerator')
-    parser.add_argument('--no-pin-memory', action='store_true', help='turn pin_memory off in the data loaders')
+    parser.add_argument('--no-pin-memory', action='store_true', help='disable pin_memory in the data loaders')
+    add_cfg_options(parser)
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change the config: KEY=VALUE ..., for example model.loss.kappa=0.02 or '
-        "train_dataloader.batch_size=32; lists as KEY='[a,b]'",
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='how processes were started'
     )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='how the processes were started'
-    )
-    # Some launchers pass it; torchrun sets the environment instead.
+    # Some launchers pass it; torchrun sets the environment variable instead.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def read_config(path: str, options: Optional[dict] = None) -> Config:
-    """Read the config of a run, and take its scope.
-
-    Args:
-        path (str): The file.
-        options (dict, optional): Changes, as of ``--cfg-options``. Defaults to None.
-
-    Raises:
-        SystemExit: If the file does not exist.
-    """
-    if not osp.isfile(path):
-        raise SystemExit(f'{path!r} is not a config file (looked in {osp.abspath(path)!r}).')
-    cfg = Config.fromfile(path)
-    if options is not None:
-        cfg.merge_from_dict(options)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    return cfg
-
-
-def check_distillation(cfg: Config, path: str) -> None:
-    """Refuse the config of a plain model where a tool is for distillations.
-
-    Raises:
-        SystemExit: If there is no teacher; the message names the file.
-    """
-    if 'teacher' not in cfg.model:
-        raise SystemExit(
-            f'{path!r} is not a distillation: its model has no teacher. Give the config of one, such as those in '
-            'configs/rsd.'
-        )
-
-
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that the arguments name, and set what applies to every tool.
+    """Read the config and apply the arguments of :func:`add_run_arguments`.
 
     Raises:
-        SystemExit: If the file does not exist, if the work dir can't be written,
-            or if ``--amp`` is asked for without an accelerator.
+        SystemExit: If the file does not exist, if the work dir is not writable, or
+            if ``--amp`` is given without an accelerator.
     """
     cfg = read_config(args.config, args.cfg_options)
     if args.amp and get_device() == 'cpu':
@@ -87,8 +48,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     if args.launcher != 'none':
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    name = osp.splitext(osp.basename(args.config))[0]
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', name_of(args.config))
     try:
         os.makedirs(cfg.work_dir, exist_ok=True)
         tempfile.TemporaryFile(dir=cfg.work_dir).close()
@@ -99,9 +59,9 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def set_dataloader_defaults(cfg: Config, args: argparse.Namespace, *fields: str, **defaults: object) -> None:
-    """Fill in what the data loaders leave open, as MMPretrain's tools do."""
-    for field in fields:
+def set_dataloader_defaults(cfg: Config, args: argparse.Namespace, *loaders: str, **defaults: object) -> None:
+    """Fill in missing options of data loaders, as MMPretrain's tools do."""
+    for field in loaders:
         if cfg.get(field) is None:
             continue
         loader = ConfigDict(pin_memory=get_device() != 'cpu', collate_fn=dict(type='default_collate'), **defaults)
@@ -113,52 +73,32 @@ def set_dataloader_defaults(cfg: Config, args: argparse.Namespace, *fields: str,
         cfg[field] = loader
 
 
-def check_data_folders(cfg: Config, *fields: str) -> None:
-    """Find a missing dataset before anything is built.
+def keep_test_only(cfg: Config, args: argparse.Namespace) -> None:
+    """Remove from a config what only training and validation need, and prepare the test.
 
     Raises:
-        SystemExit: If the folder of a dataset that can't download itself does not
-            exist; the message says where it was looked for and how to change it.
+        SystemExit: If the test data is missing.
     """
-    for field in fields:
-        dataset = (cfg.get(field) or {}).get('dataset', {})
-        root, kind = dataset.get('data_root'), dataset.get('type')
-        cls = DATASETS.get(kind) if isinstance(kind, str) else kind
-        if not root or '://' in root or cls is None or 'download' in inspect.signature(cls).parameters:
-            continue
-        folder = osp.expanduser(root)
-        if osp.isdir(folder) and not dataset.get('ann_file') and dataset.get('split'):
-            # MMPretrain reads the images of a split from meta/SPLIT.txt, or else from the split's folder.
-            if osp.isfile(osp.join(folder, 'meta', f'{dataset.split}.txt')):
-                continue
-            folder = osp.join(folder, dataset.get('data_prefix') or dataset.split)
-        if not osp.isdir(folder):
-            raise SystemExit(
-                f'{field}: the folder {folder!r} of the dataset {dataset.type} does not exist (looked in '
-                f'{osp.abspath(folder)!r}). Put or link the data there, or change it with '
-                f'--cfg-options {field}.dataset.data_root=PATH.'
-            )
+    cfg.load_from, cfg.resume, cfg.custom_hooks = None, False, []
+    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    set_dataloader_defaults(cfg, args, 'test_dataloader')
+    check_data_folders(cfg, 'test_dataloader')
 
 
 def run_distributed(cfg: Config, function: Callable[[], T]) -> T:
-    """Call a function that builds and uses a runner, in one process or several, and end their group after it.
+    """Call a function that builds and uses a runner, on one process or several.
 
-    mmengine selects a CUDA device for every process. Without an accelerator it
-    would fail, so the process group is created here, with gloo. The group is
-    destroyed once the runner is gone, of which the function has to keep nothing.
-    After an error it is left alone: destroying it would wait for the other
-    processes instead of telling them.
-
-    Args:
-        cfg (Config): The whole config; ``model_wrapper_cfg`` may be set in it.
-        function (Callable): What is to be run; takes nothing.
-
-    Returns:
-        object: What the function returned.
+    mmengine's Runner initializes the process group on accelerators; for CPUs, gloo
+    is initialized here. The group is destroyed once the function, which must not
+    keep its runner, has returned or exited. After an error it is left alone:
+    destroying it would wait for the other processes instead of failing them.
 
     Raises:
-        SystemExit: If more processes were started than there are GPUs, or if
-            there is no accelerator and the launcher is not torchrun.
+        SystemExit: If there are more processes than GPUs, or if there is no
+            accelerator and the launcher is not torchrun.
     """
     if cfg.launcher != 'none':
         _init_distributed(cfg)
@@ -174,15 +114,14 @@ def run_distributed(cfg: Config, function: Callable[[], T]) -> T:
 
 
 def destroy_process_group() -> None:
-    """End the process group, if there is one, together with its threads.
+    """Destroy the process group, if there is one, and with it its threads.
 
-    The threads free the tensors of the last collectives, for which they take the
-    interpreter's lock; where the interpreter is ending, that aborts a process
-    whose work is done. They end with the last reference to the group, which DDP
-    has one of: let go of the model before.
+    The threads take the interpreter's lock to free the tensors of the last
+    collectives, which aborts a process whose interpreter is exiting. They end with
+    the last reference to the group. DDP holds one, so drop the model first.
     """
     if dist.is_distributed():
-        gc.collect()  # A runner is in cycles with its hooks.
+        gc.collect()  # A runner and its hooks refer to each other.
         torch_dist.destroy_process_group()
 
 
@@ -192,7 +131,7 @@ def _init_distributed(cfg: Config) -> None:
         if cfg.launcher == 'pytorch' and torch.cuda.is_available() and local_rank >= gpus:
             processes = os.environ.get('LOCAL_WORLD_SIZE', local_rank + 1)
             raise SystemExit(
-                f'{processes} processes were started on this machine, but {gpus} GPUs are visible. Start one a GPU.'
+                f'{processes} processes were started on this machine, but {gpus} GPUs are visible. Start one per GPU.'
             )
         return
     if cfg.launcher != 'pytorch':
@@ -208,17 +147,3 @@ def _init_distributed(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
-
-
-def build_with_random_weights(cfg: Config) -> BaseModel:
-    """Build the distiller of a run's config without reading or downloading any weights, to look at it.
-
-    Args:
-        cfg (Config): The whole config; changed in place.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    cfg.model.teacher.update(checkpoint=None, allow_random_weights=True)
-    if {'pretrained', 'cfg_path'} & cfg.model.teacher.keys():
-        cfg.model.teacher.pretrained = False
-    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    return MODELS.build(cfg.model)
