@@ -7,6 +7,7 @@ import logging
 import os
 import runpy
 import signal
+import socket
 import sys
 import warnings
 from pathlib import Path
@@ -88,3 +89,15 @@ def digits_weights():
         return path
 
     return save
+
+
+@pytest.fixture
+def free_port():
+    """A port for a rendezvous, as a string."""
+
+    def choose():
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            return str(probe.getsockname()[1])
+
+    return choose

@@ -97,23 +97,25 @@ def test_average_of_weights(train, root, tmp_path):
 
 
 @pytest.mark.stack
-def test_two_processes_without_a_gpu(train, run_tool, root, tmp_path):
+def test_two_processes_without_a_gpu(train, run_tool, free_port, root, tmp_path):
     # Threads of a process group that outlive it abort the process now and then while the interpreter ends.
     (tmp_path / 'sitecustomize.py').write_text(
         'import atexit, os\n'
         "if 'LOCAL_RANK' in os.environ:\n"
-        "    atexit.register(lambda: print('threads at the end:', len(os.listdir('/proc/self/task')), flush=True))\n"
+        "    count = lambda: len(os.listdir('/proc/self/task'))\n"
+        # One write, since both processes write to one pipe.
+        "    atexit.register(lambda: os.write(1, f'threads at the end: {count()}\\n'.encode()))\n"
     )
     path = os.pathsep.join([str(root), str(tmp_path)])
     work = tmp_path / 'work'
-    environment = dict(env=dict(PORT='29611', PYTHONPATH=path), cwd=root)
+    environment = dict(env=dict(PORT=free_port(), PYTHONPATH=path), cwd=root)
     out = train(work, tool=('dist_train.sh', RSD, 2), run=run_tool, **environment).stdout
     # 192 images, 64 a process, 2 processes: one iteration.
     checkpoint = read_checkpoint(work / 'epoch_1.pth')
     assert checkpoint['meta']['iter'] == 1
     assert 'MMDistributedDataParallel' in out
     arguments = ['--work-dir', tmp_path / 'w', '--cfg-options', 'test_dataloader.dataset.indices=100']
-    environment['env']['PORT'] = '29612'
+    environment['env']['PORT'] = free_port()
     done = run_tool('dist_test.sh', RSD, work / 'epoch_1.pth', 2, *arguments, **environment)
     for printed in (out, done.stdout):
         assert re.findall(r'threads at the end: (\d+)', printed) == ['1', '1']
