@@ -48,13 +48,13 @@ def main() -> None:
     warnings.filterwarnings('ignore', category=UserWarning)
     from common.configs import hide_warnings
     from common.jobs import Jobs
-    from common.race import count_extra_parameters, find_differences, load_models, plan_runs
+    from common.race import count_extra_parameters, list_differences, load_models, plan_runs
     from common.report import draw_accuracies
     from common.results import results_table, summarize
 
     hide_warnings()
     models = load_models(args)
-    differences = find_differences(models)
+    differences = list_differences(models)
     for difference in differences:
         print(f'NOT THE SAME FOR ALL, so the race is not fair: {difference}', flush=True)
     runs = plan_runs(models, args.seeds, args.work_dir)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Test on several GPUs (or, where there are none, in several processes on the CPU):
+# Test on several GPUs (or, without GPUs, in several processes on the CPU):
 #   tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of tools/test.py]
-# On several machines, on each of them: NNODES=2 NODE_RANK=0 MASTER_ADDR=... PORT=29500 tools/dist_test.sh ...
+# On each of several machines: NNODES=2 NODE_RANK=0 MASTER_ADDR=... PORT=29500 tools/dist_test.sh ...
 set -euo pipefail
 if [ $# -lt 3 ]; then
     echo "usage: $0 CONFIG CHECKPOINT GPUS [arguments of tools/test.py]" >&2

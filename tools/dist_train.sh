@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Train on several GPUs (or, where there are none, in several processes on the CPU):
+# Train on several GPUs (or, without GPUs, in several processes on the CPU):
 #   tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
-# On several machines, on each of them: NNODES=2 NODE_RANK=0 MASTER_ADDR=... PORT=29500 tools/dist_train.sh CONFIG GPUS
+# On each of several machines: NNODES=2 NODE_RANK=0 MASTER_ADDR=... PORT=29500 tools/dist_train.sh CONFIG GPUS
 set -euo pipefail
 if [ $# -lt 2 ]; then
     echo "usage: $0 CONFIG GPUS [arguments of tools/train.py]" >&2

@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compare(name: str, logits: torch.Tensor, expected: torch.Tensor) -> None:
+def check_logits(name: str, logits: torch.Tensor, expected: torch.Tensor) -> None:
     error = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not error <= TOLERANCE:
         raise SystemExit(
@@ -75,7 +75,7 @@ def write_onnx(model: nn.Module, path: str, side: int) -> None:
     for batch in (1, 3):
         images = example(side, batch)
         (logits,) = session.run(None, {'images': images.numpy()})
-        compare(f'{path}, batch of {batch}', torch.from_numpy(logits), model(images))
+        check_logits(f'{path}, batch of {batch}', torch.from_numpy(logits), model(images))
 
 
 def write_pt2(model: nn.Module, path: str, side: int) -> None:
@@ -85,7 +85,7 @@ def write_pt2(model: nn.Module, path: str, side: int) -> None:
     loaded = torch.export.load(path).module()
     for batch in (2, 3):
         images = example(side, batch)
-        compare(f'{path}, batch of {batch}', loaded(images), model(images))
+        check_logits(f'{path}, batch of {batch}', loaded(images), model(images))
 
 
 WRITERS = dict(onnx=write_onnx, pt2=write_pt2)

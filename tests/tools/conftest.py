@@ -7,14 +7,18 @@ import logging
 import os
 import runpy
 import signal
+import socket
 import sys
 import warnings
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+import torch
+from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
-from mmengine.visualization import Visualizer
+from mmengine.registry import MODELS
+from mmpretrain.visualization import UniversalVisualizer
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / 'configs' / 'quickstart'
@@ -29,9 +33,10 @@ class Terminal(io.StringIO):
 
 def call(tool, *arguments, cwd=ROOT, check=True, stderr=None):
     """Run a script as ``python tools/TOOL ARGUMENTS`` in this process; returns what ``run_tool`` does."""
-    for manager in (MMLogger, MessageHub, Visualizer):
-        manager._instance_dict.clear()  # A runner that begins in the same second would take over those of the last.
-    out, before, argv, handler = io.StringIO(), os.getcwd(), sys.argv, signal.getsignal(signal.SIGTERM)
+    for manager in (MMLogger, MessageHub, UniversalVisualizer):
+        manager._instance_dict.clear()  # There is no public way; a runner of the same second would get the last one's.
+    out, folder, argv, handler = io.StringIO(), os.getcwd(), sys.argv, signal.getsignal(signal.SIGTERM)
+    environment = dict(os.environ)
     os.chdir(cwd)
     sys.argv = [str(ROOT / 'tools' / tool), *map(str, arguments)]
     code = 0
@@ -47,7 +52,9 @@ def call(tool, *arguments, cwd=ROOT, check=True, stderr=None):
         code = 1
         out.write(f'{type(error).__name__}: {error}')
     finally:
-        os.chdir(before)
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)  # MMPretrain's tools set LOCAL_RANK.
         sys.argv = argv
         signal.signal(signal.SIGTERM, handler)
         logging.disable(logging.NOTSET)
@@ -73,9 +80,6 @@ def place(tmp_path_factory):
 @pytest.fixture(scope='session')
 def digits_weights():
     """Save random weights of a config of the quickstart."""
-    import torch
-    from mmengine.config import Config
-    from mmengine.registry import MODELS
 
     def save(name, path, seed=0):
         torch.manual_seed(seed)
@@ -85,3 +89,15 @@ def digits_weights():
         return path
 
     return save
+
+
+@pytest.fixture
+def free_port():
+    """A port for a rendezvous, as a string."""
+
+    def choose():
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            return str(probe.getsockname()[1])
+
+    return choose

@@ -27,11 +27,6 @@ MMPRETRAIN_TEST = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'test.py
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp('export')
-
-
-@pytest.fixture(scope='module')
 def folder(place):
     """Two classes of images in folders."""
     root = place / 'images'
@@ -122,21 +117,25 @@ def test_the_inferencer_gives_the_distillers_predictions(trained):
 
 
 def test_where_this_package_is_missing(trained):
-    """MMPretrain's test tool and its Inferencer, in processes that can't import rsd_mm."""
+    """MMPretrain's test tool and its Inferencer, in a process that can't import rsd_mm."""
     work, runner = trained
-    blocker = "import runpy, sys; sys.modules['rsd_mm'] = None; "
     out = str(work / 'metrics.json')
     arguments = ['test.py', str(work / 'student.py'), str(work / 'student.pth'), '--out', out, '--out-item', 'metrics']
     arguments += ['--work-dir', str(work / 'test')]
-    code = blocker + f"sys.argv = {arguments!r}; runpy.run_path({str(MMPRETRAIN_TEST)!r}, run_name='__main__')"
+    code = (
+        'import runpy, sys\n'
+        "sys.modules['rsd_mm'] = None\n"
+        'from mmpretrain import ImageClassificationInferencer\n'
+        "inferencer = ImageClassificationInferencer('student.py', 'student.pth')\n"
+        f"print('\\nis', inferencer({images_of(runner)[0]!r})[0]['pred_class'])\n"
+        f'sys.argv = {arguments!r}\n'
+        f"runpy.run_path({str(MMPRETRAIN_TEST)!r}, run_name='__main__')\n"
+    )
     done = subprocess.run([sys.executable, '-c', code], cwd=work, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search('^is (dark|light)$', done.stdout, re.MULTILINE)
     tested = json.loads(Path(out).read_text())['accuracy/top1']
     assert tested == pytest.approx(runner.message_hub.get_scalar('val/accuracy/top1').current())
-    code = blocker + 'from mmpretrain import ImageClassificationInferencer as I; '
-    code += f"print('\\nis', I('student.py', 'student.pth')({images_of(runner)[0]!r})[0]['pred_class'])"
-    done = subprocess.run([sys.executable, '-c', code], cwd=work, capture_output=True, text=True)
-    assert re.search('^is (dark|light)$', done.stdout, re.MULTILINE), done.stderr[-3000:]
 
 
 def test_pretrained_by_init_cfg(trained, cnn):
@@ -176,13 +175,10 @@ def test_a_student_of_timm(train):
         )
 
 
-def test_the_tool_takes_any_training_checkpoint(trained, run_tool, cnn, place, tmp_path):
-    work, runner = trained
+def test_the_tool_takes_any_training_checkpoint(trained, call_tool, cnn, place, tmp_path):
+    work, _ = trained
     out = tmp_path / 'out'
-    run_tool(
-        *('export_student.py', place / 'run.py', work / 'epoch_1.pth', '--out-dir', out, '--backbone-only'),
-        cwd=tmp_path,
-    )
+    call_tool('export_student.py', place / 'run.py', work / 'epoch_1.pth', '--out-dir', out, '--backbone-only')
     state = read_checkpoint(work / 'epoch_1.pth')['state_dict']
     saved = torch.load(out / 'student.pth', weights_only=True)
     assert all(torch.equal(saved['state_dict'][key], state[f'student.{key}']) for key in saved['state_dict'])
@@ -194,22 +190,14 @@ def test_the_tool_takes_any_training_checkpoint(trained, run_tool, cnn, place, t
     load_strictly(MODELS.build(cnn(2)), str(out / 'student.pth'))
 
 
-def test_onnx_and_torch_export(trained, run_tool, place, tmp_path):
+def test_onnx_and_torch_export(trained, call_tool, place, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
     work, runner = trained
-    said = run_tool(
-        'export_student.py',
-        place / 'run.py',
-        work / 'epoch_2.pth',
-        '--out-dir',
-        tmp_path,
-        '--onnx',
-        '--pt2',
-        cwd=tmp_path,
-    ).stdout
-    assert 'student.onnx, batch of 1: as the model' in said
-    assert 'student.pt2, batch of 3: as the model' in said
+    command = ['export_student.py', place / 'run.py', work / 'epoch_2.pth', '--out-dir', tmp_path, '--onnx', '--pt2']
+    printed = call_tool(*command).stdout
+    assert 'student.onnx, batch of 1: equal to the model within' in printed
+    assert 'student.pt2, batch of 3: equal to the model within' in printed
     images = torch.randn(5, 3, 32, 32)
     with torch.no_grad():
         expected = runner.model.student.eval()(images).numpy()
@@ -219,30 +207,27 @@ def test_onnx_and_torch_export(trained, run_tool, place, tmp_path):
     np.testing.assert_allclose(loaded(images).detach().numpy(), expected, atol=1e-4)
 
 
-def test_predict(trained, run_tool, folder, tmp_path):
+def test_predict(trained, call_tool, folder, tmp_path):
     work, runner = trained
     expected = predictions(runner)
-    said = run_tool(
-        *('predict.py', work / 'student.py', work / 'student.pth', folder / 'val', '--topk', '2'), cwd=tmp_path
-    ).stdout
+    student = ('predict.py', work / 'student.py', work / 'student.pth')
+    printed = call_tool(*student, folder / 'val', '--topk', '2').stdout
     for path, scores in zip(images_of(runner), expected):
         order = scores.argsort()[::-1]
         lines = [f'  {100 * scores[label]:5.1f} %  {("dark", "light")[label]}' for label in order]
-        assert '\n'.join([path, *lines]) in said
-    done = run_tool(
-        'predict.py', work / 'student.py', work / 'student.pth', work / 'none.jpg', cwd=tmp_path, check=False
-    )
+        assert '\n'.join([path, *lines]) in printed
+    done = call_tool(*student, work / 'none.jpg', check=False)
     assert 'does not exist (looked in' in done.stdout
     (tmp_path / 'empty').mkdir()
-    done = run_tool('predict.py', work / 'student.py', work / 'student.pth', 'empty', cwd=tmp_path, check=False)
-    assert "'empty' holds no image" in done.stdout
+    done = call_tool(*student, 'empty', cwd=tmp_path, check=False)
+    assert "'empty' contains no images" in done.stdout
 
 
 def test_summary_against_a_baseline(trained):
     _, runner = trained
     log = next(Path(runner.work_dir).glob('*/*.log')).read_text()
     top1 = runner.message_hub.get_scalar('val/accuracy/top1').current()
-    assert f'student.pth, top-1 {top1:.2f} % on the validation set, {top1 - 40:+.2f} points over the baseline' in log
+    assert f'student.pth, top-1 {top1:.2f} % on the validation set, {top1 - 40:+.2f} points against alone' in log
     assert 'python tools/predict.py' in log
     with pytest.raises(ValueError, match='baseline is in percent'):
         ExportStudentHook(baseline=-1)

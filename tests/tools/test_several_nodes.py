@@ -6,21 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
-from rsd_mm.models.reference import build_model, resolve_model
 from rsd_mm.utils import read_checkpoint
 
 
-def test_two_nodes(root, tmp_path):
-    teacher = tmp_path / 'teacher.pth'
-    reference = resolve_model(dict(cfg_path=str(root / 'configs/quickstart/resnet_digits.py')), 'teacher')
-    torch.save(build_model(reference, 'teacher').state_dict(), teacher)
+def test_two_nodes(root, tmp_path, digits_weights, free_port):
+    teacher = digits_weights('resnet_digits', tmp_path / 'teacher.pth')
     settings = ['train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=256', 'model.loss.sync=True']
     settings += [f'model.teacher.checkpoint={teacher}', 'train_dataloader.batch_size=32', 'randomness.seed=0']
-    processes = []
+    processes, port = [], free_port()
     for rank in range(2):
-        env = {**os.environ, 'NNODES': '2', 'NODE_RANK': str(rank), 'PORT': '29641', 'MASTER_ADDR': '127.0.0.1'}
+        env = {**os.environ, 'NNODES': '2', 'NODE_RANK': str(rank), 'PORT': port, 'MASTER_ADDR': '127.0.0.1'}
         env['PATH'] = os.pathsep.join([str(Path(sys.executable).parent), env['PATH']])
         command = [root / 'tools/dist_train.sh', root / 'configs/quickstart/resnet_to_vit_digits.py', '1']
         command += ['--no-validate', '--work-dir', tmp_path / 'work', '--cfg-options', *settings]

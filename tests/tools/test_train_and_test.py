@@ -1,17 +1,11 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 """The command lines, as a user types them, on digits: train, resume, test, several processes."""
 
-import contextlib
-import fcntl
 import json
 import os
 import pickle
-import pty
 import re
-import struct
 import subprocess
-import sys
-import termios
 
 import pytest
 import torch
@@ -20,86 +14,73 @@ from rsd_mm.utils import read_checkpoint
 
 FAST = ['train_dataloader.dataset.indices=192', 'val_dataloader.dataset.indices=100']
 RSD = 'configs/quickstart/resnet_to_vit_digits.py'
+ALONE = 'configs/quickstart/vit_digits.py'
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp('runs')
-
-
-@pytest.fixture(scope='module')
-def teacher(place, root):
+def teacher(place, call_tool):
     """A teacher trained for an epoch through tools/train.py."""
-    command = [sys.executable, 'tools/train.py', 'configs/quickstart/resnet_digits.py', '--work-dir', str(place / 't')]
-    command += ['--cfg-options', *FAST, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=_env(root))
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = ['train.py', 'configs/quickstart/resnet_digits.py', '--work-dir', place / 't', '--cfg-options', *FAST]
+    call_tool(*command, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
     return str(place / 't' / 'epoch_1.pth')
 
 
-def _env(root):
-    return {**os.environ, 'PYTHONPATH': str(root)}
+@pytest.fixture(scope='module')
+def train(call_tool, teacher):
+    """Train in this process, or as ``run`` says."""
 
-
-@pytest.fixture
-def train(run_tool, root, teacher, tmp_path):
-    def run(*arguments, epochs=1, options=(), tool=('train.py', RSD), **kwargs):
+    def run_training(work, *arguments, epochs=1, options=(), tool=('train.py', RSD), run=call_tool, **kwargs):
         settings = [f'train_cfg.max_epochs={epochs}', 'train_cfg.val_interval=1', 'randomness.seed=0']
         settings += [f'model.teacher.checkpoint={teacher}', *FAST, *options]
-        work = [] if '--work-dir' in arguments else ['--work-dir', tmp_path / 'work']
-        return run_tool(*tool, *work, *arguments, '--cfg-options', *settings, cwd=root, **kwargs)
+        return run(*tool, '--work-dir', work, *arguments, '--cfg-options', *settings, **kwargs)
 
-    return run
+    return run_training
+
+
+@pytest.fixture(scope='module')
+def trained(train, place):
+    """A work dir with one epoch of training, and what that printed."""
+    done = train(place / 'trained', options=['default_hooks.logger.interval=1'])
+    return place / 'trained', done.stdout
 
 
 @pytest.mark.stack
-def test_train_resume_and_test(train, run_tool, root, tmp_path):
-    work = tmp_path / 'work'
-    out = train(options=['default_hooks.logger.interval=1']).stdout
+def test_train_resume_and_test(train, trained, call_tool):
+    work, out = trained
     for shown in ('loss_task:', 'loss_rsd:', 'rsd_invariance:', 'rsd_decorrelation:', 'accuracy/top1:'):
         assert shown in out
     first = read_checkpoint(work / 'epoch_1.pth')
     assert {'state_dict', 'optimizer', 'param_schedulers', 'message_hub', 'meta'} <= set(first)
     assert {key.split('.')[0] for key in first['state_dict']} == {'student', 'terms'}
 
-    out = train('--resume', epochs=2).stdout
+    out = train(work, '--resume', epochs=2).stdout
     assert 'resumed epoch: 1, iter: 3' in out
     second = read_checkpoint(work / 'epoch_2.pth')
     assert second['meta']['iter'] == 6
     assert second['optimizer']['state'][0]['step'] == 6
 
     metrics = work / 'metrics.json'
-    options = [
-        '--work-dir',
-        work,
-        '--out',
-        metrics,
-        '--out-item',
-        'metrics',
-        '--cfg-options',
-        'test_dataloader.dataset.indices=100',
-    ]
-    run_tool('test.py', RSD, work / 'epoch_2.pth', *options, cwd=root)  # its teacher's file is not there
+    options = ['--work-dir', work, '--out', metrics, '--out-item', 'metrics']
+    options += ['--cfg-options', 'test_dataloader.dataset.indices=100']
+    call_tool('test.py', RSD, work / 'epoch_2.pth', *options)  # Its teacher's file is not there.
     tested = json.loads(metrics.read_text())['accuracy/top1']
     validated = [float(value) for value in re.findall(r'accuracy/top1: ([\d.]+)', out)]
     assert tested == pytest.approx(validated[-1], abs=1e-3)
 
 
-def test_resume_from_a_file_and_predictions(train, run_tool, root, tmp_path):
-    train()
-    checkpoint = tmp_path / 'work' / 'epoch_1.pth'
-    out = train('--resume', checkpoint, '--work-dir', tmp_path / 'other', epochs=2).stdout
+def test_resume_from_a_file_and_predictions(train, trained, call_tool, tmp_path):
+    checkpoint = trained[0] / 'epoch_1.pth'
+    out = train(tmp_path / 'other', '--resume', checkpoint, epochs=2).stdout
     assert 'resumed epoch: 1, iter: 3' in out
-    run_tool('test.py', RSD, checkpoint, '--work-dir', tmp_path / 'w', '--out', tmp_path / 'p.pkl', cwd=root)
+    call_tool('test.py', RSD, checkpoint, '--work-dir', tmp_path / 'w', '--out', tmp_path / 'p.pkl')
     predictions = pickle.loads((tmp_path / 'p.pkl').read_bytes())
     assert len(predictions) == 597
     assert predictions[0]['pred_score'].shape == (10,)
 
 
 def test_options_that_users_know(train, tmp_path):
-    out = train(
-        '--no-validate', '--auto-scale-lr', '--no-pin-memory', options=['train_dataloader.batch_size=32']
-    ).stdout
+    arguments = ['--no-validate', '--auto-scale-lr', '--no-pin-memory']
+    out = train(tmp_path / 'work', *arguments, options=['train_dataloader.batch_size=32']).stdout
     assert 'accuracy/top1' not in out
     assert re.search(r'batch size of 64 and the current batch size is 32. Scaling the original LR by 0.5', out)
 
@@ -108,7 +89,7 @@ def test_average_of_weights(train, root, tmp_path):
     """EMAHook keeps an average of the student and its terms, and no teacher."""
     config = tmp_path / 'ema.py'
     config.write_text(f"_base_ = '{root / RSD}'\ncustom_hooks = [dict(type='EMAHook', momentum=0.5)]\n")
-    train(tool=('train.py', config))
+    train(tmp_path / 'work', tool=('train.py', config))
     checkpoint = read_checkpoint(tmp_path / 'work' / 'epoch_1.pth')
     assert not any('teacher' in key for key in checkpoint['ema_state_dict'])
     key = 'student.head.layers.head.weight'
@@ -116,29 +97,26 @@ def test_average_of_weights(train, root, tmp_path):
 
 
 @pytest.mark.stack
-def test_two_processes_without_a_gpu(train, run_tool, root, tmp_path):
+def test_two_processes_without_a_gpu(train, run_tool, free_port, root, tmp_path):
     # Threads of a process group that outlive it abort the process now and then while the interpreter ends.
     (tmp_path / 'sitecustomize.py').write_text(
         'import atexit, os\n'
         "if 'LOCAL_RANK' in os.environ:\n"
-        "    atexit.register(lambda: print('threads at the end:', len(os.listdir('/proc/self/task')), flush=True))\n"
+        "    count = lambda: len(os.listdir('/proc/self/task'))\n"
+        # One write, since both processes write to one pipe.
+        "    atexit.register(lambda: os.write(1, f'threads at the end: {count()}\\n'.encode()))\n"
     )
     path = os.pathsep.join([str(root), str(tmp_path)])
-    out = train(tool=('dist_train.sh', RSD, 2), env=dict(PORT='29611', PYTHONPATH=path)).stdout
+    work = tmp_path / 'work'
+    environment = dict(env=dict(PORT=free_port(), PYTHONPATH=path), cwd=root)
+    out = train(work, tool=('dist_train.sh', RSD, 2), run=run_tool, **environment).stdout
     # 192 images, 64 a process, 2 processes: one iteration.
-    checkpoint = read_checkpoint(tmp_path / 'work' / 'epoch_1.pth')
+    checkpoint = read_checkpoint(work / 'epoch_1.pth')
     assert checkpoint['meta']['iter'] == 1
     assert 'MMDistributedDataParallel' in out
     arguments = ['--work-dir', tmp_path / 'w', '--cfg-options', 'test_dataloader.dataset.indices=100']
-    done = run_tool(
-        'dist_test.sh',
-        RSD,
-        tmp_path / 'work' / 'epoch_1.pth',
-        2,
-        *arguments,
-        cwd=root,
-        env=dict(PORT='29612', PYTHONPATH=path),
-    )
+    environment['env']['PORT'] = free_port()
+    done = run_tool('dist_test.sh', RSD, work / 'epoch_1.pth', 2, *arguments, **environment)
     for printed in (out, done.stdout):
         assert re.findall(r'threads at the end: (\d+)', printed) == ['1', '1']
     tested = float(re.findall(r'accuracy/top1: ([\d.]+)', done.stdout)[-1])
@@ -146,71 +124,71 @@ def test_two_processes_without_a_gpu(train, run_tool, root, tmp_path):
     assert tested == pytest.approx(validated, abs=1e-3)
 
 
-def test_check_teacher(run_tool, root, teacher, tmp_path):
+def test_check_teacher(call_tool, terminal, teacher, tmp_path):
     """In the distillation it is as good as on its own; on a terminal a bar shows how far it is."""
-    found = []
-    screen, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 24, 80, 0, 0))
+    accuracies = []
+    screen = terminal()
     option = f'model.teacher.checkpoint={teacher}'
     for command in (
         ('check_teacher.py', RSD, '--work-dir', tmp_path / 'a', '--cfg-options', option),
         ('test.py', 'configs/quickstart/resnet_digits.py', teacher, '--work-dir', tmp_path / 'b'),
     ):
-        out = run_tool(*command, cwd=root, stderr=terminal).stdout
-        found.append(float(re.findall(r'accuracy/top1:? ([\d.]+)', out)[-1]))
-    os.close(terminal)
-    shown = b''
-    with contextlib.suppress(OSError):  # at the end of what was shown
-        while True:
-            shown += os.read(screen, 4096)
-    os.close(screen)
-    assert re.search(r'teacher: 100%.* 3/3 ', shown.decode())
-    assert found[0] == pytest.approx(found[1], abs=0.01)
-    done = run_tool('check_teacher.py', 'configs/quickstart/vit_digits.py', cwd=root, check=False)
-    assert "'configs/quickstart/vit_digits.py' is not a distillation: its model has no teacher." in done.stdout
+        out = call_tool(*command, stderr=screen).stdout
+        accuracies.append(float(re.findall(r'accuracy/top1:? ([\d.]+)', out)[-1]))
+    assert re.search(r'teacher: 100%.* 3/3 ', screen.getvalue())
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.01)
 
 
 class TestBadCommandLines:
-    def fails(self, train, message, *arguments, **kwargs):
-        done = train(*arguments, check=False, **kwargs)
-        assert done.returncode != 0
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            (['train.py', 'nowhere.py'], r"'nowhere.py' is not a config file \(looked in '/"),
+            (['test.py', RSD, 'a.pth', '--out-item', 'metrics'], 'give --out FILE as well'),
+            (['check_teacher.py', ALONE], "'configs/quickstart/vit_digits.py' is not a distillation: its model has"),
+            pytest.param(
+                ['train.py', RSD, '--amp'],
+                '--amp: automatic mixed precision needs an accelerator, and none is visible',
+                marks=pytest.mark.skipif(torch.cuda.is_available(), reason='there is an accelerator'),
+            ),
+        ],
+    )
+    def test_arguments(self, call_tool, tmp_path, arguments, message):
+        done = call_tool(*arguments, '--work-dir', tmp_path, check=False)
+        assert done.returncode
         assert re.search(message, done.stdout), done.stdout[-2000:]
 
-    def test_no_config(self, train):
-        self.fails(train, r"'nowhere.py' is not a config file \(looked in '/", tool=('train.py', 'nowhere.py'))
+    @pytest.mark.parametrize(
+        ('options', 'message'),
+        [
+            (
+                ['train_dataloader.drop_last=False', 'train_dataloader.dataset.indices=129'],
+                'with 129 samples for a process and batch_size=64, the last batch',
+            ),
+            (
+                ['model.teacher.checkpoint=no.pth'],
+                r"Checkpoint 'no.pth' is not a file \(looked in '.*no.pth'\). Give the path of an existing file or",
+            ),
+        ],
+    )
+    def test_options(self, train, tmp_path, options, message):
+        done = train(tmp_path, options=options, check=False)
+        assert done.returncode
+        assert re.search(message, done.stdout), done.stdout[-2000:]
 
-    def test_amp_without_an_accelerator(self, train):
-        if torch.cuda.is_available():
-            pytest.skip('there is an accelerator')
-        self.fails(train, '--amp: automatic mixed precision needs an accelerator, and none is visible', '--amp')
-
-    def test_last_batch_of_one(self, train):
-        options = ['train_dataloader.drop_last=False', 'train_dataloader.dataset.indices=129']
-        self.fails(train, 'with 129 samples for a process and batch_size=64, the last batch', options=options)
-
-    def test_missing_teacher(self, train):
-        message = (
-            r"Checkpoint 'no.pth' is not a file \(looked in '.*no.pth'\). Give the path of an existing file or a URL"
-        )
-        self.fails(train, message, options=['model.teacher.checkpoint=no.pth'])
-
-    def test_unknown_option(self, train):
-        self.fails(
-            train,
-            r"loss_rsd.loss: RSDLoss has no option 'kapa' \(did you mean 'kappa'\?\)",
-            options=['model.loss.kapa=1'],
-        )
+    def test_unknown_option(self, train, tmp_path):
+        done = train(tmp_path, options=['model.loss.kapa=1'], check=False)
+        assert done.returncode == 1
+        assert "loss_rsd.loss: RSDLoss has no option 'kapa' (did you mean 'kappa'?)" in done.stdout
 
     @pytest.mark.parametrize('exists', [False, True])
-    def test_missing_dataset(self, run_tool, root, tmp_path, exists):
+    def test_missing_dataset(self, call_tool, tmp_path, exists):
         folder = tmp_path / 'imagenet'
         if exists:
             folder.mkdir()
         config = 'configs/rsd/swin-t_to_mobilenetv2_in1k.py'
         option = f'train_dataloader.dataset.data_root={folder}'
-        done = run_tool(
-            'train.py', config, '--work-dir', tmp_path / 'w', '--cfg-options', option, cwd=root, check=False
-        )
+        done = call_tool('train.py', config, '--work-dir', tmp_path / 'w', '--cfg-options', option, check=False)
         missing = folder / 'train' if exists else folder
         assert done.returncode == 1
         assert (
@@ -224,14 +202,10 @@ class TestBadCommandLines:
         assert done.returncode == 2
         assert done.stdout.startswith('usage: ')
 
-    def test_checkpoint_of_another_student(self, run_tool, root, teacher):
-        done = run_tool('test.py', RSD, teacher, cwd=root, check=False)
+    def test_checkpoint_of_another_student(self, call_tool, teacher, tmp_path):
+        done = call_tool('test.py', RSD, teacher, '--work-dir', tmp_path, check=False)
         assert 'does not fit the student (ImageClassifier):' in done.stdout
         assert re.search(r'\d+ missing: backbone.cls_token', done.stdout)
-
-    def test_out_item_without_out(self, run_tool, root):
-        done = run_tool('test.py', RSD, 'a.pth', '--out-item', 'metrics', cwd=root, check=False)
-        assert 'give --out FILE as well' in done.stdout
 
 
 @pytest.mark.parametrize(('script', 'work'), [('slurm_train.sh', 'WORK'), ('slurm_test.sh', 'CHECKPOINT')])

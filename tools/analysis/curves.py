@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read(work_dir: str, key: str) -> Curve:
+def read_curve(work_dir: str, key: str) -> Curve:
     """Return a run's values of a key; exit if it has none."""
     records = list(read_scalars(work_dir))
     steps, values = curve_of(records, key)
@@ -37,7 +37,7 @@ def main() -> None:
     figure = Figure(figsize=(5, 3.4), layout='constrained')
     axes = figure.subplots()
     for label, path in parse_labels(args.runs, 'WORK_DIR').items():
-        steps, values = read(path, args.key)
+        steps, values = read_curve(path, args.key)
         axes.plot(steps, values, marker='.' if len(steps) < 50 else None, label=label)
         print(f'{label}: {args.key} {values[-1]:.4g} at the end, {max(values):.4g} at most ({len(steps)} values)')
     ylabel = 'top-1 accuracy on validation images (%)' if args.key == 'accuracy/top1' else args.key

@@ -69,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def compare(batch: int, dim: int, args: argparse.Namespace) -> Dict[str, Any]:
+def measure_shape(batch: int, dim: int, args: argparse.Namespace) -> Dict[str, Any]:
     """Return times, ratios and memory for a shape."""
     torch.manual_seed(0)
     t = torch.randn(batch, dim, device=args.device)
@@ -102,7 +102,7 @@ def main() -> None:
         dist.init_process_group('nccl' if args.device.startswith('cuda') else 'gloo')
         if args.device.startswith('cuda'):
             torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    rows = [compare(batch, dim, args) for batch, dim in args.sizes]
+    rows = [measure_shape(batch, dim, args) for batch, dim in args.sizes]
     if dist.is_initialized():
         rows = [dict(row, processes=dist.get_world_size()) for row in rows]
         main_process = dist.get_rank() == 0

@@ -56,13 +56,9 @@ def describe_machine(device: str) -> Dict[str, Any]:
 
 
 def report(out: str, device: str, columns: Dict[str, Tuple[str, str]], rows: Sequence[Dict[str, Any]]) -> None:
-    """Print rows as a Markdown table, and write them and the machine as JSON.
+    """Print rows as a Markdown table with these headings and formats by key, and write them as JSON.
 
-    Args:
-        out (str): The JSON file.
-        device (str): The device that was measured.
-        columns (Dict[str, Tuple[str, str]]): Heading and format of the keys to print.
-        rows (Sequence[Dict[str, Any]]): The results. None or a missing key is an empty cell.
+    None or a missing key is an empty cell. The machine is described in both.
     """
     machine = describe_machine(device)
     print(', '.join(f'{key} {value}' for key, value in machine.items()), end='\n\n')

@@ -98,7 +98,7 @@ def build_steps(cfg: Config, batch: int, args: argparse.Namespace) -> Tuple[Dict
     return functions, 4 * parameter_count(distiller.teacher.model)['']
 
 
-def compare(cfg: Config, batch: int, args: argparse.Namespace) -> List[Dict[str, Any]]:
+def measure_batch(cfg: Config, batch: int, args: argparse.Namespace) -> List[Dict[str, Any]]:
     functions, weights = build_steps(cfg, batch, args)
     measured = measure_steps(functions, batch, args.rounds, args.device)
     plain = measured[PLAIN]['ms']
@@ -115,7 +115,7 @@ def compare(cfg: Config, batch: int, args: argparse.Namespace) -> List[Dict[str,
     ]
 
 
-def profile(cfg: Config, batch: int, args: argparse.Namespace) -> List[Dict[str, Any]]:
+def profile_batch(cfg: Config, batch: int, args: argparse.Namespace) -> List[Dict[str, Any]]:
     steps, _ = build_steps(cfg, batch, args)
     del steps[VALIDATION]
     teacher = steps.pop(TEACHER)
@@ -137,8 +137,9 @@ def main() -> None:
     hide_warnings()
     cfg = read_config(args.config)
     check_distillation(cfg, args.config)
+    rows_of = profile_batch if args.profile else measure_batch
     try:
-        rows = [row for batch in args.batches for row in (profile if args.profile else compare)(cfg, batch, args)]
+        rows = [row for batch in args.batches for row in rows_of(cfg, batch, args)]
     except ValueError as error:
         sys.exit(f'{args.config!r}: {error}')
     columns: Dict[str, Tuple[str, str]] = dict(batch=('batch', ''))

@@ -96,14 +96,7 @@ def random_batch(model: Any, size: int, side: int, device: str = 'cpu') -> Dict[
 
 
 def training_step(model: Any, optim_wrapper: dict, data: Dict[str, Any], device: str = 'cpu') -> functools.partial:
-    """Return a training step of mmengine's loops, always on the same batch.
-
-    Args:
-        model (BaseModel): A plain model or a distiller; moved to the device.
-        optim_wrapper (dict): As in a config.
-        data (Dict[str, Any]): A batch of a data loader.
-        device (str): Where to train. Defaults to ``cpu``.
-    """
+    """Return a training step of a plain model or a distiller, always on the same batch; moves it to the device."""
     model.to(device).train()
     return functools.partial(model.train_step, data, build_optim_wrapper(model, copy.deepcopy(optim_wrapper)))
 

@@ -56,14 +56,7 @@ def resident_memory(run: Run) -> float:
 
 
 class Jobs:
-    """Run trainings side by side, spread over the visible GPUs.
-
-    Args:
-        count (int, optional): Processes at a time. None: one per GPU, or one on the
-            CPU.
-        metric (str): The logged value that counts.
-        amp (bool): Train with automatic mixed precision. Defaults to False.
-    """
+    """Run trainings side by side, spread over the visible GPUs: ``count``, or one per GPU, or one on the CPU."""
 
     def __init__(self, count: Optional[int], metric: str, amp: bool = False) -> None:
         gpus = torch.cuda.device_count()

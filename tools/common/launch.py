@@ -96,10 +96,6 @@ def run_distributed(cfg: Config, function: Callable[[], T]) -> T:
     keep its runner, has returned or exited. After an error it is left alone:
     destroying it would wait for the other processes instead of failing them.
 
-    Args:
-        cfg (Config): The whole config; ``model_wrapper_cfg`` may be set.
-        function (Callable): Takes no arguments; its result is returned.
-
     Raises:
         SystemExit: If there are more processes than GPUs, or if there is no
             accelerator and the launcher is not torchrun.

@@ -1,5 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""What the names of models and datasets stand for that a pair is made of."""
+"""Models and datasets by name, to make a pair of."""
 
 import difflib
 import os
@@ -14,38 +14,21 @@ from rsd_mm.utils.model_index import index_entry
 
 
 class Network(NamedTuple):
-    """A named model.
-
-    Attributes:
-        name (str): The name.
-        reference (dict): How a config refers to the model, without weights.
-        model (dict): The model's config.
-        side (int): Side in pixels of the images it was published for.
-        weights (str, optional): Where its published weights are.
-        normalization (dict): ``mean`` and ``std`` it was published with, as far as known.
-        optimizer (str): Optimizer of its published training, as far as known.
-    """
+    """A named model, and how it was published."""
 
     name: str
-    reference: Dict[str, Any]
-    model: Dict[str, Any]
-    side: int
+    reference: Dict[str, Any]  # The model in a config, without weights.
+    model: Dict[str, Any]  # Its own config.
+    side: int  # Of its images, in pixels.
     weights: Optional[str]
-    normalization: Dict[str, Any]
-    optimizer: str = ''
+    normalization: Dict[str, Any]  # Mean and std, as far as known.
+    optimizer: str = ''  # As far as known.
 
 
 class Data(NamedTuple):
-    """A dataset.
+    """A dataset."""
 
-    Attributes:
-        kind (str): ``in1k``, ``cifar100`` or ``folder``.
-        classes (int): Number of classes.
-        name (str): Its name, in file names.
-        root (str, optional): The folder.
-    """
-
-    kind: str
+    kind: str  # 'in1k', 'cifar100' or 'folder'.
     classes: int
     name: str
     root: Optional[str] = None

@@ -62,7 +62,7 @@ def _length(cfg: Config) -> int:
     return cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
 
 
-def find_differences(models: Dict[str, Config]) -> List[str]:
+def list_differences(models: Dict[str, Config]) -> List[str]:
     """Return what makes the race unfair, as ``MODEL: FIELD``."""
     first, *others = models
     baseline = models[first]

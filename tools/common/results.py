@@ -9,12 +9,12 @@ from common.report import markdown_table, mean_and_spread, spread
 
 
 def summarize(runs: List[Run], extra: Dict[str, int], metric: str) -> List[Dict[str, Any]]:
-    """Return the results of each model over its finished seeds; the first is the baseline.
+    """Return the results of each model over its finished seeds.
 
     Args:
         runs (List[Run]): All runs.
-        extra (Dict[str, int]): Parameters that only training has, by model.
-        metric (str): The logged value that counts.
+        extra (Dict[str, int]): Parameters that only training has, by model; the baseline is the first.
+        metric (str): Key of the log.
     """
     results: List[Dict[str, Any]] = []
     for name, parameters in extra.items():

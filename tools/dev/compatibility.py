@@ -1,10 +1,10 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""Run the tests on other environments, and keep the table of docs/compatibility.md.
+"""Run the tests in other environments and update the table in docs/compatibility.md.
 
 ``python tools/dev/compatibility.py .venv-tests/bin/python /other/env/bin/python``
-runs the tests of the marker ``stack`` with each of these interpreters, which have
-the packages and pytest (rsd_mm itself is taken from this clone), and writes a row
-for each set of versions; other rows stay. ``-m "not slow"`` runs the default tests.
+runs the tests marked ``stack`` with each interpreter, whose environment has the
+packages and pytest (rsd_mm is taken from this clone), and writes a row per set of
+versions; other rows stay. ``-m "not slow"`` runs the default tests.
 """
 
 import argparse
@@ -20,7 +20,7 @@ PAGE = ROOT / 'docs' / 'compatibility.md'
 BEGIN, END = '<!-- Written by tools/dev/compatibility.py -->', '<!-- End of what it writes -->'
 HEAD = ('Python', 'torch', 'torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmrazor', 'numpy', 'tests', 'result')
 
-# Runs in the other environment: the versions of what is installed, by the name of the distribution that has it.
+# Run in the other environment to print its versions.
 VERSIONS = """
 import importlib.metadata as metadata, json, platform
 found = {'Python': platform.python_version()}
@@ -47,13 +47,13 @@ DISTRIBUTIONS = {
 
 
 def versions(python: str) -> Dict[str, str]:
-    """The versions that an environment has, by column."""
+    """Return the versions in an environment by column."""
     code = VERSIONS % json.dumps(DISTRIBUTIONS)
     return json.loads(subprocess.run([python, '-c', code], check=True, capture_output=True, text=True).stdout)
 
 
 def run_tests(python: str, markers: str) -> str:
-    """Run the tests that a marker expression selects; returns pytest's counts, and the names of what failed."""
+    """Run the tests that a marker expression selects; return pytest's counts and the failed tests."""
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     command = [python, '-m', 'pytest', '-q', '-rfE', '--color=no', '-m', markers]
     done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -65,13 +65,13 @@ def run_tests(python: str, markers: str) -> str:
 
 
 def rows_of_page(text: str) -> List[List[str]]:
-    """The rows of the page's table."""
+    """Return the rows of the page's table."""
     table = text.split(BEGIN)[1].split(END)[0].strip().splitlines()
     return [[cell.strip() for cell in line.strip('|').split('|')] for line in table[2:]]
 
 
 def write(rows: List[List[str]]) -> None:
-    """Put the rows into the page."""
+    """Replace the rows of the page's table."""
     lines = [HEAD, ['---'] * len(HEAD), *rows]
     table = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
     text = PAGE.read_text()
@@ -80,8 +80,8 @@ def write(rows: List[List[str]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('python', nargs='+', help='interpreter of an environment')
-    parser.add_argument('-m', '--markers', default='stack', help='which tests: an expression for pytest -m')
+    parser.add_argument('python', nargs='+', help='interpreters of the environments')
+    parser.add_argument('-m', '--markers', default='stack', help='marker expression for pytest -m')
     args = parser.parse_args()
     for python in args.python:
         found = versions(python)

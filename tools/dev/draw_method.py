@@ -1,5 +1,5 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""Draw the picture of the method: ``python tools/dev/draw_method.py [FILE]``."""
+"""Draw the figure of the method: ``python tools/dev/draw_method.py [FILE]``."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ TEACHER, STUDENT, EXTRA, PLAIN = '#dbe7f5', '#fde6cf', '#fdf3c8', '#eeeeee'
 
 
 def box(axes, x, y, width, text, color, style='-'):
-    """A box of height 0.8 around (x, y)."""
+    """Draw a box of height 0.8 around (x, y)."""
     patch = FancyBboxPatch(
         (x - width / 2, y - 0.4), width, 0.8, boxstyle='round,pad=0.04', fc=color, ec='0.3', ls=style
     )
@@ -33,7 +33,7 @@ def arrow(axes, start, end, text='', style='-', side=0.13):
 
 
 def matrix(axes):
-    """A cross-correlation matrix that is nearly the identity."""
+    """Draw a cross-correlation matrix close to the identity."""
     noise = np.abs(np.random.default_rng(0).normal(0, 0.06, (9, 9)))
     inset = axes.inset_axes((9.0, 0.62, 1.36, 1.36), transform=axes.transData)
     inset.imshow(np.maximum(noise, 0.93 * np.eye(9)), cmap='Blues', vmin=0, vmax=1)
@@ -42,7 +42,7 @@ def matrix(axes):
 
 
 def main():
-    matplotlib.rcParams['svg.hashsalt'] = 'method'  # the same file every time
+    matplotlib.rcParams['svg.hashsalt'] = 'method'  # For reproducible files.
     figure, axes = plt.subplots(figsize=(10.6, 3.3))
     axes.set(xlim=(0, 12.7), ylim=(-1.35, 2.6), aspect='equal')
     axes.axis('off')
