@@ -9,7 +9,7 @@ from mmpretrain.apis.model import ModelHub
 from mmpretrain.structures import DataSample
 from zoo import ARCHITECTURES
 
-from common.images import image_side
+from common.configs import image_side
 from rsd_mm import RSDDistiller
 
 # Smaller images where the published size takes minutes on a CPU.
