@@ -16,8 +16,8 @@ BOTH = "default_hooks.interrupt.signals=['SIGTERM','SIGINT']"
 ENDS = {
     'success': (['train_cfg.max_epochs=1'], None, 0, 'last_checkpoint'),
     'error': (['optim_wrapper.optimizer.lr=1e30'], None, 1, 'FloatingPointError: The loss is'),
-    'SIGTERM': ([], signal.SIGTERM, 128 + signal.SIGTERM, 'SIGTERM: saved. Go on with --resume.'),
-    'SIGINT': ([BOTH], signal.SIGINT, 128 + signal.SIGINT, 'SIGINT: saved. Go on with --resume.'),
+    'SIGTERM': ([], signal.SIGTERM, 128 + signal.SIGTERM, 'SIGTERM: saved. Continue with --resume.'),
+    'SIGINT': ([BOTH], signal.SIGINT, 128 + signal.SIGINT, 'SIGINT: saved. Continue with --resume.'),
     # Where it comes while mmengine lays out a config, it becomes a SyntaxError.
     'Ctrl-C': ([], signal.SIGINT, (-signal.SIGINT, 1), 'KeyboardInterrupt'),
 }

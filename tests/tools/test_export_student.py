@@ -227,7 +227,7 @@ def test_summary_against_a_baseline(trained):
     _, runner = trained
     log = next(Path(runner.work_dir).glob('*/*.log')).read_text()
     top1 = runner.message_hub.get_scalar('val/accuracy/top1').current()
-    assert f'student.pth, top-1 {top1:.2f} % on the validation set, {top1 - 40:+.2f} points against alone' in log
+    assert f'student.pth, top-1 {top1:.2f} % on the validation set, {top1 - 40:+.2f} points over the baseline' in log
     assert 'python tools/predict.py' in log
     with pytest.raises(ValueError, match='baseline is in percent'):
         ExportStudentHook(baseline=-1)

@@ -163,7 +163,7 @@ class TestBadCommandLines:
         [
             (
                 ['train_dataloader.drop_last=False', 'train_dataloader.dataset.indices=129'],
-                'with 129 samples for a process and batch_size=64, the last batch',
+                'with 129 samples per process and batch_size=64, the last batch',
             ),
             (
                 ['model.teacher.checkpoint=no.pth'],
