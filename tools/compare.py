@@ -57,8 +57,11 @@ def main() -> None:
     differences = list_differences(models)
     for difference in differences:
         print(f'NOT THE SAME FOR ALL, so the race is not fair: {difference}', flush=True)
+    extra, left_out = count_extra_parameters(models, [name for name in args.methods or () if name != ALONE])
+    for name, reason in left_out.items():
+        print(f'LEFT OUT, since it does not fit the pair: {name}. {reason}', flush=True)
+    models = {name: models[name] for name in extra}
     runs = plan_runs(models, args.seeds, args.work_dir)
-    extra = {name: count_extra_parameters(name, cfg) for name, cfg in models.items()}
     jobs = Jobs(args.jobs, args.metric, args.amp)
     print(
         f'{len(models)} models x {args.seeds} seeds = {len(runs)} runs, {jobs.count} side by side on '
@@ -73,10 +76,13 @@ def main() -> None:
     results = summarize(runs, extra, args.metric)
     table = results_table(results, args.metric)
     note = ''.join(f'\nNot the same for all: {difference}\n' for difference in differences)
+    note += ''.join(f'\nLeft out: {name}. {reason}\n' for name, reason in left_out.items())
     with open(osp.join(args.work_dir, 'race.md'), 'w', encoding='utf-8') as file:
         file.write(f'{table}\n{note}')
     with open(osp.join(args.work_dir, 'race.json'), 'w', encoding='utf-8') as file:
-        json.dump(dict(metric=args.metric, not_the_same=differences, results=results), file, indent=2)
+        json.dump(
+            dict(metric=args.metric, not_the_same=differences, left_out=left_out, results=results), file, indent=2
+        )
     curves = {result['name']: result['curves'] for result in results if result['curves']}
     if curves:
         unit = 'epoch' if next(iter(models.values())).train_cfg.get('max_epochs') else 'iteration'

@@ -2,9 +2,13 @@
 """The tools for trained students, on digits."""
 
 import json
+import runpy
 
 import cv2
 import pytest
+from mmengine.registry import MODELS
+
+from rsd_mm.models.taps import resolve_tap
 
 CONFIG = 'configs/quickstart/resnet_to_vit_digits.py'
 
@@ -35,6 +39,16 @@ def test_similarity(run, tmp_path):
     assert all(-0.1 < float(cell) < 1 for row in rows for cell in row[1:])
     assert rows[:2] != rows[2:]
     assert cv2.imread(str(out)).shape[1] > 900  # a heat map each
+
+
+def test_stages_that_a_network_lacks_are_left_out(swin, root, capsys):
+    module = runpy.run_path(str(root / 'tools/analysis/similarity.py'))
+    model = MODELS.build(swin())
+    taps = module['resolve_taps'](module['STAGES'], lambda name: resolve_tap(model, name, 'student'))
+    assert list(taps) == ['embedding']
+    assert capsys.readouterr().out.count('LEFT OUT: stage') == 4
+    with pytest.raises(SystemExit, match='no four stages .* Choose with --student-taps and --teacher-taps.'):
+        module['resolve_taps'](['stage1'], lambda name: resolve_tap(model, name, 'student'))
 
 
 def test_embedding(run, tmp_path):

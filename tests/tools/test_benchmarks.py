@@ -66,9 +66,10 @@ def test_dataloader(rows):
 
 
 def test_cost(rows):
-    found = {row['what']: row for row in rows('analysis/cost.py', PAIR, '--methods', 'kd', '--batch', 5)}
+    found = {row['what']: row for row in rows('analysis/cost.py', PAIR, '--methods', 'kd', 'crd', '--batch', 5)}
     assert found['training, resnet_to_vit_digits']['params'] == 64 * 128 + 2 * 128 + 128 * 128  # the projector
     assert found['training, kd']['params'] == 0
+    assert found['training, crd']['params'] == 64 * 128 + 128 + 128 * 128 + 128  # two projectors
     assert found['training the student alone']['over_alone'] == 1
     assert found['teacher']['flops'] > found['student']['flops'] > 0
     assert {row['batch'] for row in found.values()} == {5}

@@ -11,9 +11,13 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+from mmengine.config import Config
 
 from common.jobs import Run
+from common.methods import with_method
+from common.race import count_extra_parameters
 from common.results import results_table, summarize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +152,52 @@ def test_bad_arguments(call_tool, tmp_path, arguments, message):
     done = call_tool('compare.py', PAIR, *arguments, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert message in done.stdout
+
+
+def with_terms(student, teacher, **terms):
+    return Config(dict(model=dict(type='Distiller', student=student, teacher=teacher, terms=terms)))
+
+
+def test_a_method_that_does_not_fit_is_left_out(cnn, swin):
+    student, teacher = swin(), dict(cnn(), allow_random_weights=True)
+    kd = dict(student_tap='logits', teacher_tap='logits', loss=dict(type='KDLoss'))
+    hint = dict(student_tap='stage4', projector=dict(type='HintRegressor'), loss=dict(type='HintLoss'))
+    models = dict(
+        alone=Config(dict(model=student)),
+        kd=with_terms(student, teacher, loss_kd=kd),
+        fitnet=with_terms(student, teacher, loss_hint=hint),
+    )
+    counts, left_out = count_extra_parameters(models, ['kd', 'fitnet'])
+    assert counts == dict(alone=0, kd=0)
+    assert list(left_out) == ['fitnet']
+    assert left_out['fitnet'].startswith('student: ImageClassifier has no four stages that can be located')
+    for droppable in (['fitnet'], ['kd']):  # nothing would be left to compare, or it was given as a config
+        with pytest.raises(SystemExit, match='fitnet cannot be built, so nothing was started. student: ImageClass'):
+            count_extra_parameters(models, droppable)
+
+
+def test_the_methods_of_the_readme_fit_its_pair(call_tool, tmp_path):
+    readme = (ROOT / 'README.md').read_text()
+    (methods,) = re.findall(r'tools/compare.py CONFIG --methods ([a-z ]+) --seeds', readme)
+    ((arguments, student),) = re.findall(
+        r'tools/make_pair.py (--teacher \S+ --student (\S+)) --dataset data/flowers', readme
+    )
+    for split in ('train', 'val'):
+        for i, name in enumerate(('daisy', 'rose')):
+            (tmp_path / 'flowers' / split / name).mkdir(parents=True)
+            image = np.full((40, 40, 3), 100 * i, np.uint8)
+            cv2.imwrite(str(tmp_path / 'flowers' / split / name / '0.jpg'), image)
+    call_tool('make_pair.py', *arguments.split(), '--dataset', tmp_path / 'flowers', '-o', tmp_path / 'pair.py')
+    pair = Config.fromfile(tmp_path / 'pair.py')
+    assert student == 'mobilenet-v3-small_8xb128_in1k'
+    pair.model.teacher.update(pretrained=False, allow_random_weights=True)
+    logits = ('kd', 'dkd', 'dist', 'ofa')  # whose teacher has to know the classes
+    pair.model.teacher.head = dict(num_classes=2)
+    models = {name: with_method(pair, name) for name in methods.split()}
+    assert set(logits) < set(models)
+    counts, left_out = count_extra_parameters(models, list(models))
+    assert left_out == {}
+    assert counts['ofa'] > counts['kd'] == 0
 
 
 def test_what_cannot_be_built_is_told_before_anything_is_trained(call_tool, tmp_path):

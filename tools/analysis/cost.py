@@ -64,7 +64,13 @@ def measure(cfg: Config, args: argparse.Namespace) -> List[Dict[str, Any]]:
         ALONE: training_step(plain, cfg.optim_wrapper, data, args.device),
     }
     for name, changed in {name_of(args.config): cfg, **{name: with_method(cfg, name) for name in args.methods}}.items():
-        model = build_with_random_weights(changed)
+        try:
+            model = build_with_random_weights(changed)
+        except ValueError as error:
+            if name not in args.methods:
+                raise
+            print(f'LEFT OUT, since it does not fit the pair: {name}. {error}\n')
+            continue
         rows[f'training, {name}'] = dict(params=parameter_count(model.terms)[''])
         functions[f'training, {name}'] = training_step(model, changed.optim_wrapper, data, args.device)
     measured = measure_steps(functions, batch, args.rounds, args.device)

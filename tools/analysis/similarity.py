@@ -8,7 +8,7 @@ student on validation images.
 import argparse
 import sys
 from pathlib import Path
-from typing import Dict, List
+from typing import Callable, Dict, List
 
 import numpy as np
 
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # For the modules 
 from common.arguments import add_student_arguments, parse_labels
 from common.report import markdown_table, panels
 from common.students import load_distillation, student_features
-from rsd_mm.models.taps import resolve_tap
+from rsd_mm.models.taps import Tap, resolve_tap
 from rsd_mm.visualization import MinibatchCKA
 
 STAGES = ['stage1', 'stage2', 'stage3', 'stage4', 'embedding']
@@ -32,6 +32,23 @@ def parse_args() -> argparse.Namespace:
     if args.images < 4:
         parser.error('--images is at least 4.')
     return args
+
+
+def resolve_taps(names: List[str], resolve: Callable[[str], Tap]) -> Dict[str, Tap]:
+    """Locate taps by name; those of the default that a network does not have are left out.
+
+    Raises:
+        SystemExit: If a tap of the command line does not exist.
+    """
+    taps = {}
+    for name in names:
+        try:
+            taps[name] = resolve(name)
+        except ValueError as error:
+            if names is not STAGES or name == 'embedding':
+                raise SystemExit(f'{error} Choose with --student-taps and --teacher-taps.') from None
+            print(f'LEFT OUT: {name}. {error}')
+    return taps
 
 
 def draw(values: Dict[str, np.ndarray], rows: List[str], columns: List[str], path: str) -> None:
@@ -54,24 +71,20 @@ def main() -> None:
     args = parse_args()
     students = parse_labels(args.students, 'CHECKPOINT')
     model, loader = load_distillation(args)
-    try:
-        taps = (
-            [resolve_tap(model.student, tap, 'student') for tap in args.student_taps],
-            [model.teacher.tap(tap) for tap in args.teacher_taps],
-        )
-    except ValueError as error:
-        raise SystemExit(f'{error} Choose with --student-taps and --teacher-taps.') from None
+    own = resolve_taps(args.student_taps, lambda tap: resolve_tap(model.student, tap, 'student'))
+    taught = resolve_taps(args.teacher_taps, model.teacher.tap)
+    taps, rows, columns = (list(own.values()), list(taught.values())), list(own), list(taught)
     values = {}
     for label, path in students.items():
-        cka = MinibatchCKA(args.student_taps, args.teacher_taps)
+        cka = MinibatchCKA(rows, columns)
         for student, teacher, labels in student_features(model, loader, label, path, taps, args.images):
             if len(labels) >= 4:  # The last batch may have fewer.
                 cka.update(student, teacher)
         values[label] = cka.compute()
-        rows = [[name, *(f'{value:.3f}' for value in row)] for name, row in zip(args.student_taps, values[label])]
+        cells = [[name, *(f'{value:.3f}' for value in row)] for name, row in zip(rows, values[label])]
         print(f'\n{label}, linear CKA (rows: student, columns: teacher)\n')
-        print(markdown_table(['', *args.teacher_taps], rows))
-    draw(values, args.student_taps, args.teacher_taps, args.out)
+        print(markdown_table(['', *columns], cells))
+    draw(values, rows, columns, args.out)
     print(f'\nWritten: {args.out}')
 
 

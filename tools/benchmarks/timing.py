@@ -88,9 +88,9 @@ def measure_steps(
 
 
 def random_batch(model: Any, size: int, side: int, device: str = 'cpu') -> Dict[str, Any]:
-    """Return random images and labels for a classifier, as a data loader does."""
+    """Return random images, labels and indices for a classifier, as a data loader does."""
     classes = num_classes(model) or 10
-    samples = [DataSample().set_gt_label(i % classes) for i in range(size)]
+    samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % classes) for i in range(size)]
     images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, device=device)
     return dict(inputs=images, data_samples=samples)
 

@@ -4,7 +4,7 @@
 import argparse
 import copy
 import os.path as osp
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence, Tuple
 
 from mmengine.analysis import parameter_count
 from mmengine.config import Config
@@ -76,20 +76,36 @@ def list_differences(models: Dict[str, Config]) -> List[str]:
     return differences
 
 
-def count_extra_parameters(name: str, cfg: Config) -> int:
-    """Count the parameters that only training has, by building the model.
+def count_extra_parameters(
+    models: Dict[str, Config], droppable: Sequence[str]
+) -> Tuple[Dict[str, int], Dict[str, str]]:
+    """Count the parameters that only training has, by building the models.
+
+    Args:
+        models (Dict[str, Config]): The configs by name.
+        droppable (Sequence[str]): Models that the race does without if they cannot be built.
+
+    Returns:
+        Tuple[Dict[str, int], Dict[str, str]]: The counts, and the reasons of those that cannot be built, by name.
 
     Raises:
-        SystemExit: If the model cannot be built.
+        SystemExit: If another model, or every droppable one, cannot be built.
     """
-    model = copy.deepcopy(cfg.model)
-    if 'data_preprocessor' in cfg:
-        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    try:
-        built: Any = MODELS.build(model)
-    except Exception as error:
-        raise SystemExit(f'{name} cannot be built, so nothing was started. {error}') from error
-    return parameter_count(built.terms)[''] if hasattr(built, 'terms') else 0
+    counts: Dict[str, int] = {}
+    left_out: Dict[str, str] = {}
+    for name, cfg in models.items():
+        model = copy.deepcopy(cfg.model)
+        if 'data_preprocessor' in cfg:
+            model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+        try:
+            built: Any = MODELS.build(model)
+        except Exception as error:
+            left_out[name] = str(error)
+            if name not in droppable or left_out.keys() >= set(droppable):
+                raise SystemExit(f'{name} cannot be built, so nothing was started. {error}') from error
+            continue
+        counts[name] = parameter_count(built.terms)[''] if hasattr(built, 'terms') else 0
+    return counts, left_out
 
 
 def plan_runs(models: Dict[str, Config], seeds: int, work_dir: str) -> List[Run]:
