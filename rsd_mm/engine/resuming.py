@@ -1,16 +1,19 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
-"""Find the checkpoint to resume from, compare its model with the run's, skip samples that were seen."""
+"""Find the checkpoint to resume from, compare its model with the run's, and replay what training draws."""
 
 import glob
 import hashlib
 import itertools
 import logging
 import os
+import random
 import zipfile
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
+import numpy as np
+import torch
 from mmengine.logging import print_log
-from torch import nn, uint8
+from torch import Tensor, nn
 
 from rsd_mm.utils.checkpoint import CheckpointError, read_checkpoint
 
@@ -88,7 +91,7 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for key, value in model.state_dict().items():
         digest.update(key.encode())
-        digest.update(value.detach().cpu().flatten().view(uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -111,3 +114,41 @@ class SkipFirst:
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+
+def seed_of(*numbers: int) -> int:
+    """Return a seed of 32 bits that is mixed from numbers, each >= 0."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+class SeededItems:
+    """Fetch the samples of a batch, each seeded with the run's seed, the epoch and its index.
+
+    A sample's augmentation then depends neither on the samples before it nor on the data workers. The DataLoader calls
+    it as the dataset's ``__getitems__``.
+
+    Args:
+        dataset (Dataset): Indexed by numbers.
+        seed (int): The run's seed.
+        epoch (Tensor, optional): Shape ``(1,)``, in shared memory, so that persistent workers see it change. Defaults
+            to None, for training without epochs: the number of batches that this worker has fetched takes its place,
+            and is the same again when mmengine replays the data.
+    """
+
+    def __init__(self, dataset: Any, seed: int, epoch: Optional[Tensor] = None) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.epoch = epoch
+        self.fetched = 0
+
+    def __call__(self, indices: Sequence[int]) -> List[Any]:
+        number = self.fetched if self.epoch is None else int(self.epoch)
+        self.fetched += 1
+        samples = []
+        for index in indices:
+            seed = seed_of(self.seed, number, int(index))
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            samples.append(self.dataset[index])
+        return samples

@@ -76,27 +76,48 @@ def seen_by(runner):
     return seen
 
 
-NO_CROP = dict(train_dataloader__dataset__pipeline=[dict(type='PackInputs')])
+PERSISTENT = dict(train_dataloader__persistent_workers=True, val_dataloader__num_workers=1)
 
 
-def test_within_an_epoch_the_rest_of_it_is_trained(make_runner, tmp_path):
-    whole = make_runner(epochs=2, work='whole', **NO_CROP)
+@pytest.mark.parametrize(('workers', 'options'), [(0, {}), (2, {}), (2, PERSISTENT)], ids=['0', '2', 'persistent'])
+def test_within_an_epoch_is_bit_identical(make_runner, tmp_path, workers, options):
+    """With random crops, Mixup and dropout."""
+    whole = make_runner(epochs=3, work='whole', workers=workers, **options)
     expected = seen_by(whole)
     # mmengine's own checkpoints by iteration, in training by epochs.
     whole.register_hook(dict(type='AtomicCheckpointHook', interval=1, by_epoch=False))
     whole.train()
-    assert len(expected) == 8
-    resumed = make_runner(tmp_path / 'whole' / 'iter_6.pth', epochs=2, work='resumed', **NO_CROP)
+    assert len(expected) == 12
+    resumed = make_runner(tmp_path / 'whole' / 'iter_6.pth', epochs=3, work='resumed', workers=workers, **options)
     seen = seen_by(resumed)
     resumed.train()
     assert seen == expected[6:]
-    meta = read_checkpoint(tmp_path / 'resumed' / 'epoch_2.pth')['meta']
-    assert (meta['epoch'], meta['iter'], meta['batches_done']) == (2, 8, 0)
-    rates = [
-        read_checkpoint(tmp_path / work / 'epoch_2.pth')['optimizer']['param_groups'][0]['lr']
-        for work in ('whole', 'resumed')
-    ]
-    assert rates[0] == rates[1]
+    compare(tmp_path / 'whole' / 'epoch_3.pth', tmp_path / 'resumed' / 'epoch_3.pth')
+    assert read_checkpoint(tmp_path / 'resumed' / 'epoch_3.pth')['meta']['batches_done'] == 0
+
+
+def test_crops_do_not_depend_on_the_data_workers_and_differ_by_epoch(make_runner):
+    seen = []
+    for workers in (0, 2):
+        runner = make_runner(epochs=2, work=f'workers_{workers}', workers=workers)
+        seen.append(seen_by(runner))
+        runner.train()
+    assert seen[0] == seen[1]
+    first, second = (sorted(sum(seen[0][i : i + 4], [])) for i in (0, 4))
+    assert first != second
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_without_epochs_it_is_bit_identical_as_well(digits_config, tmp_path, workers):
+    for work, checkpoint in (('whole', None), ('resumed', tmp_path / 'whole' / 'iter_3.pth')):
+        cfg = digits_config(work=work, workers=workers)
+        cfg.train_cfg = dict(by_epoch=False, max_iters=6, val_interval=6)
+        cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+        cfg.default_hooks.checkpoint.update(by_epoch=False, interval=1)
+        cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=5)]
+        cfg.resume, cfg.load_from = checkpoint is not None, checkpoint and str(checkpoint)
+        Runner.from_cfg(cfg).train()
+    compare(tmp_path / 'whole' / 'iter_6.pth', tmp_path / 'resumed' / 'iter_6.pth')
 
 
 def test_within_an_epoch_of_another_length(make_runner, tmp_path):

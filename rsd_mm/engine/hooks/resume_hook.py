@@ -5,13 +5,21 @@ import functools
 from typing import Any, Dict, Optional
 
 import mmengine.dist as dist
-import numpy as np
+import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, set_random_seed
 
 from rsd_mm.engine.cleanup import cleanup_stack, patch
-from rsd_mm.engine.resuming import SkipFirst, differences, fingerprint, flat_options, newest_checkpoint
+from rsd_mm.engine.resuming import (
+    SeededItems,
+    SkipFirst,
+    differences,
+    fingerprint,
+    flat_options,
+    newest_checkpoint,
+    seed_of,
+)
 from rsd_mm.engine.runner import distiller_of, is_resuming, resume_from, starting_checkpoint, unwrap
 from rsd_mm.utils.checkpoint import read_checkpoint
 
@@ -22,10 +30,9 @@ class ResumeHook(Hook):
 
     - ``--resume`` takes the newest complete checkpoint; truncated or damaged ones are reported and skipped.
     - A checkpoint of a different model (teacher, its weights, kappa, projector, ...) is refused, with the differences.
-    - Every epoch is seeded with the run's seed and its first iteration, so its random numbers depend neither on
-      resuming nor on validation. Persistent data workers keep their own streams, which restart on resuming (avoid this
-      with ``--no-persistent-workers``).
     - A checkpoint saved within an epoch resumes there: the remaining images in the same order, each once.
+    - Every iteration and every sample is seeded with the run's seed and its number, so what they draw does not depend
+      on resuming, validation or, in training by epochs, on data workers.
 
     Args:
         allow_changes (bool): Warn about a changed model instead of refusing it. Defaults to False.
@@ -38,6 +45,7 @@ class ResumeHook(Hook):
         self._resumed: Dict[str, Any] = {}
         self._batches_done = 0
         self._identity: Optional[Dict[str, str]] = None
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def before_run(self, runner: Any) -> None:
         """Choose the checkpoint and check that it can be read.
@@ -82,8 +90,12 @@ class ResumeHook(Hook):
         runner.logger.warning(message + 'Resuming with the changes, since allow_changes=True.')
 
     def before_train(self, runner: Any) -> None:
-        """Restore the order and the position of the data loader."""
+        """Seed the samples, and restore the order and the position of the data loader."""
         meta, loader = self._resumed, runner.train_dataloader
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if not hasattr(loader.dataset, '__getitems__'):
+            items = SeededItems(loader.dataset, runner.seed, self._epoch if by_epoch else None)
+            patch(runner, loader.dataset, '__getitems__', items)
         if not meta:
             return
         # Without a seed in the config, both were built with a random seed of this process.
@@ -93,8 +105,9 @@ class ResumeHook(Hook):
         if 'seed' in getattr(init, 'keywords', {}):
             patch(runner, loader, 'worker_init_fn', functools.partial(init, seed=runner.seed))
         done, length = meta.get('batches_done', 0), meta.get('epoch_batches')
+        self._batches_done = done
         # mmengine's iteration-based loop skips batches itself.
-        if done and isinstance(runner.train_loop, EpochBasedTrainLoop):
+        if done and by_epoch:
             self._batches_done = done if length == len(loader) else done * len(loader) // length
             batches = loader.batch_sampler
             patch(runner, batches, 'sampler', SkipFirst(batches.sampler, self._batches_done * batches.batch_size))
@@ -103,8 +116,13 @@ class ResumeHook(Hook):
             )
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Seed the epoch."""
-        set_random_seed(int(np.random.SeedSequence((runner.seed, runner.iter)).generate_state(1)[0]))
+        """Seed the order of samples, for samplers that draw it from the global random state, and the samples."""
+        set_random_seed(seed_of(runner.seed, max(0, runner.iter - self._batches_done)))
+        self._epoch.fill_(runner.epoch)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed the iteration: batch augmentation, dropout and drop path."""
+        set_random_seed(seed_of(runner.seed, runner.iter, 1))
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self._batches_done += 1
