@@ -28,7 +28,8 @@ def newest_checkpoint(folder: str) -> Optional[str]:
     written before or after that checkpoint.
 
     Args:
-        folder (str): The run's work dir. The folder that its ``last_checkpoint`` points to is searched as well.
+        folder (str): The run's work dir. If it has no checkpoint, the folder that its ``last_checkpoint`` points to is
+            searched, with a warning.
 
     Returns:
         str, optional: The path, or None if there is no checkpoint.
@@ -36,23 +37,16 @@ def newest_checkpoint(folder: str) -> Optional[str]:
     Raises:
         CheckpointError: If there are checkpoints but none is complete.
     """
-    folders = [folder]
+    found, broken = _read_checkpoints(folder)
     pointer = os.path.join(folder, 'last_checkpoint')
-    if os.path.isfile(pointer):
+    if not found and not broken and os.path.isfile(pointer):
         with open(pointer, encoding='utf-8') as file:
-            folders.append(os.path.dirname(file.read().strip()))
-    paths = {path for place in folders for path in glob.glob(os.path.join(glob.escape(place), '*.pth'))}
-    found, broken = [], []
-    for path in paths:
-        if os.path.basename(path).startswith('best_'):
-            continue  # They have no optimizer state.
-        try:
-            checkpoint = read_checkpoint(path, mmap=True)  # does not read the tensors' values
-        except CheckpointError as error:
-            broken.append(str(error))
-            continue
-        if {'meta', 'optimizer', 'message_hub'} <= checkpoint.keys():
-            found.append((checkpoint['meta']['iter'], path))
+            elsewhere = os.path.dirname(file.read().strip())
+        found, broken = _read_checkpoints(elsewhere)
+        message = (
+            f'No checkpoint in {folder!r}. Its last_checkpoint points to {elsewhere!r}, which is searched instead.'
+        )
+        print_log(message, logger='current', level=logging.WARNING)
     for _, path in sorted(found, reverse=True):
         damaged = None
         if zipfile.is_zipfile(path):  # torch.save's format, whose checksums torch.load does not verify
@@ -69,6 +63,22 @@ def newest_checkpoint(folder: str) -> Optional[str]:
             f'No complete checkpoint to resume from in {folder!r}:\n{listed}\nLeave out --resume to start over.'
         )
     return None
+
+
+def _read_checkpoints(folder: str) -> Tuple[List[Tuple[int, str]], List[str]]:
+    """Return the iterations and paths of the checkpoints in a folder that can be resumed, and errors of the others."""
+    found, broken = [], []
+    for path in glob.glob(os.path.join(glob.escape(folder), '*.pth')):
+        if os.path.basename(path).startswith('best_'):
+            continue  # They have no optimizer state.
+        try:
+            checkpoint = read_checkpoint(path, mmap=True)  # does not read the tensors' values
+        except CheckpointError as error:
+            broken.append(str(error))
+            continue
+        if {'meta', 'optimizer', 'message_hub'} <= checkpoint.keys():
+            found.append((checkpoint['meta']['iter'], path))
+    return found, broken
 
 
 def flat_options(value: Any, path: str) -> Iterator[Tuple[str, str]]:

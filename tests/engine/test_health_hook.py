@@ -64,6 +64,15 @@ def test_names_the_one_term(make_runner, what):
         runner.train()
 
 
+def test_an_export_is_no_checkpoint(make_runner, tmp_path):
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work' / 'student_best.pth').write_bytes(b'of an earlier run')
+    runner = make_runner(epochs=1, ema=False)
+    poison(runner, 0)
+    with pytest.raises(FloatingPointError, match='No checkpoint has been saved yet'):
+        runner.train()
+
+
 def test_bad_batches_are_left_out(make_runner, tmp_path):
     runner = make_runner(epochs=1, ema=False, default_hooks__health__max_skips=2)
     poison(runner, 1, 2)

@@ -135,13 +135,24 @@ def test_killed_often(start, tmp_path):
     survive(start, tmp_path, kills=15, epochs=80, within=3)
 
 
+class PausesFromTheFirst(Pauses):
+    """Says that it has begun after the first iteration, for which data workers have to start."""
+
+    def before_train(self, *args):
+        pass
+
+    def after_train_iter(self, *args, **kwargs):
+        self.begun.set()
+        super().after_train_iter()
+
+
 def train_rank(rank, world, config_file, begun):
     cfg = Config.fromfile(config_file)
     if world > 1:
         cfg.launcher = 'pytorch'
         cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
     runner = Runner.from_cfg(cfg)
-    runner.register_hook(Pauses(begun))
+    runner.register_hook(PausesFromTheFirst(begun))
     runner.train()
 
 

@@ -206,3 +206,24 @@ class TestAnotherModel:
             del content['meta'][key]
         torch.save(content, tmp_path / 'other.pth')
         make_runner(tmp_path / 'other.pth', epochs=2, ema=False, model__loss=dict(kappa=0.02)).train()
+
+
+class TestLoadFrom:
+    def test_no_tensor_fits(self, make_runner, digits_config, teacher):
+        cfg = digits_config(epochs=1)
+        cfg.load_from = teacher  # keys of a plain model
+        with pytest.raises(
+            ValueError, match="has no weights of this model: the first of its .* the first of the model 'st"
+        ):
+            Runner.from_cfg(cfg).train()
+
+    def test_some_do(self, digits_config, checkpoint, tmp_path):
+        state = torch.load(checkpoint)['state_dict']
+        kept = {f'module.{key}': value for key, value in state.items() if 'terms' not in key}
+        torch.save(dict(state_dict=kept), tmp_path / 'some.pth')
+        cfg = digits_config(epochs=1)
+        cfg.load_from = str(tmp_path / 'some.pth')
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        log = (tmp_path / 'work' / runner.timestamp / f'{runner.timestamp}.log').read_text()
+        assert f'has {len(kept)} of the {len(state)} tensors of this model. Not loaded: terms.loss_rsd.projector' in log

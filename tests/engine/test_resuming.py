@@ -1,6 +1,7 @@
 # Copyright (c) rsd_mm contributors. Licensed under Apache-2.0.
 import os
 import re
+import shutil
 
 import pytest
 import torch
@@ -26,10 +27,19 @@ class TestNewest:
             (work / 'last_checkpoint').write_text(pointer)
             assert newest_checkpoint(str(work)) == str(work / 'epoch_10.pth')
 
-    def test_in_another_folder(self, work, tmp_path_factory):
+    def test_in_another_folder(self, work, tmp_path_factory, capfd):
         other = tmp_path_factory.mktemp('other')
         (other / 'last_checkpoint').write_text(str(work / 'epoch_10.pth'))
         assert newest_checkpoint(str(other)) == str(work / 'epoch_10.pth')
+        assert f"Its last_checkpoint points to '{work}', which is searched instead" in ''.join(capfd.readouterr())
+
+    def test_a_copied_folder_is_resumed_from_itself(self, work, tmp_path_factory, capfd):
+        copy = tmp_path_factory.mktemp('copy')
+        shutil.copytree(work, copy, dirs_exist_ok=True)
+        (copy / 'last_checkpoint').write_text(str(work / 'epoch_10.pth'))
+        (copy / 'epoch_10.pth').write_bytes(b'')
+        assert newest_checkpoint(str(copy)) == str(copy / 'epoch_9.pth')
+        assert 'points to' not in ''.join(capfd.readouterr())
 
     def test_none(self, tmp_path):
         assert newest_checkpoint(str(tmp_path)) is None

@@ -2,9 +2,9 @@
 """Stop diverged runs and report collapsed features."""
 
 import functools
-import glob
 import math
 import os
+import re
 from typing import Any, Dict, List, Tuple
 
 import mmengine.dist as dist
@@ -153,6 +153,9 @@ class HealthHook(Hook):
 
 def _last_good(runner: Any) -> str:
     folder = os.path.dirname(runner.message_hub.runtime_info.get('last_ckpt', '')) or runner.work_dir
-    found = [path for path in glob.glob(os.path.join(glob.escape(folder), '*.pth')) if 'best_' not in path]
-    last = max(found, key=os.path.getmtime, default=starting_checkpoint(runner) if is_resuming(runner) else None)
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    # Neither the best one, which has no optimizer state, nor an exported student.
+    saved = [os.path.join(folder, name) for name in names if re.fullmatch(r'(\w+_\d+|interrupted)\.pth', name)]
+    saved = [path for path in saved if not os.path.basename(path).startswith('best_')]
+    last = max(saved, key=os.path.getmtime, default=starting_checkpoint(runner) if is_resuming(runner) else None)
     return f'The last good checkpoint is {last!r}.' if last else 'No checkpoint has been saved yet.'

@@ -67,15 +67,18 @@ class ResumeHook(Hook):
         """Compare the model with the checkpoint's.
 
         Raises:
-            ValueError: If they differ and ``allow_changes`` is False.
+            ValueError: If they differ and ``allow_changes`` is False, or if ``load_from`` has no weights of the model.
         """
+        loaded = checkpoint.get('state_dict', checkpoint)
+        states = (
+            {str(key).removeprefix('module.'): value for key, value in loaded.items()},
+            unwrap(runner.model).state_dict(),
+        )
+        shapes = [{key: tuple(getattr(value, 'shape', ())) for key, value in state.items()} for state in states]
         if not is_resuming(runner):
+            _check_loaded(runner, *shapes)
             return
         self._resumed = checkpoint['meta']
-        state = unwrap(runner.model).state_dict()
-        shapes = [
-            {key: tuple(value.shape) for key, value in part.items()} for part in (checkpoint['state_dict'], state)
-        ]
         changes = differences(self._resumed.get('distillation', {}), self._identify(runner)) + differences(*shapes)
         if not changes:
             return
@@ -148,3 +151,20 @@ class ResumeHook(Hook):
             if model is not None:
                 self._identity['weights of the teacher'] = fingerprint(model.teacher.model)
         return self._identity
+
+
+def _check_loaded(runner: Any, there: Dict[str, tuple], own: Dict[str, tuple]) -> None:
+    """Raise a ValueError if no tensor of ``load_from`` fits the model, and warn if some do not."""
+    missing = [key for key, shape in own.items() if there.get(key) != shape]
+    source, count = starting_checkpoint(runner), len(own) - len(missing)
+    if not count:
+        raise ValueError(
+            f'load_from={source!r} has no weights of this model: the first of its {len(there)} tensors is '
+            f'{next(iter(there), None)!r}, the first of the model {next(iter(own))!r}. For a student or teacher that '
+            "starts from weights, set its 'checkpoint' instead."
+        )
+    if missing:
+        runner.logger.warning(
+            f'load_from={source!r} has {count} of the {len(own)} tensors of this model. Not loaded: '
+            f'{", ".join(missing[:10])}{", ..." if len(missing) > 10 else ""}'
+        )
