@@ -8,8 +8,10 @@ import logging
 import os
 import random
 import zipfile
+from collections import Counter
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
+import mmengine.dist as dist
 import numpy as np
 import torch
 from mmengine.logging import print_log
@@ -132,10 +134,11 @@ def seed_of(*numbers: int) -> int:
 
 
 class SeededItems:
-    """Fetch the samples of a batch, each seeded with the run's seed, the epoch and its index.
+    """Fetch the samples of a batch, each seeded with the run's seed, the rank, the epoch and its index.
 
-    A sample's augmentation then depends neither on the samples before it nor on the data workers. The DataLoader calls
-    it as the dataset's ``__getitems__``.
+    A sample's augmentation then depends neither on the samples before it nor on the data workers. Repetitions of a
+    sample within a batch, as in repeated augmentation, differ. The DataLoader calls this as the dataset's
+    ``__getitems__``.
 
     Args:
         dataset (Dataset): Indexed by numbers.
@@ -147,16 +150,18 @@ class SeededItems:
 
     def __init__(self, dataset: Any, seed: int, epoch: Optional[Tensor] = None) -> None:
         self.dataset = dataset
-        self.seed = seed
+        self.seeds = seed, dist.get_rank()
         self.epoch = epoch
         self.fetched = 0
 
     def __call__(self, indices: Sequence[int]) -> List[Any]:
         number = self.fetched if self.epoch is None else int(self.epoch)
         self.fetched += 1
-        samples = []
-        for index in indices:
-            seed = seed_of(self.seed, number, int(index))
+        samples: List[Any] = []
+        repetitions: Dict[int, int] = Counter()
+        for index in map(int, indices):
+            seed = seed_of(*self.seeds, number, index, repetitions[index])
+            repetitions[index] += 1
             random.seed(seed)
             np.random.seed(seed)
             torch.default_generator.manual_seed(seed)

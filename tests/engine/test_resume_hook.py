@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from rsd_mm.engine.resuming import SkipFirst
+from rsd_mm.engine.resuming import SeededItems, SkipFirst
 from rsd_mm.utils import CheckpointError, read_checkpoint
 
 
@@ -105,6 +105,27 @@ def test_crops_do_not_depend_on_the_data_workers_and_differ_by_epoch(make_runner
     assert seen[0] == seen[1]
     first, second = (sorted(sum(seen[0][i : i + 4], [])) for i in (0, 4))
     assert first != second
+
+
+class Draws:
+    """A dataset of what its samples draw."""
+
+    def __getitem__(self, index):
+        return index, random.random(), np.random.random(), float(torch.rand(1))
+
+
+def test_samples_draw_by_epoch_index_and_repetition(monkeypatch):
+    epoch = torch.zeros(1, dtype=torch.int64)
+    items = SeededItems(Draws(), 3, epoch)
+    first = items([4, 7, 4])
+    assert items([7]) == first[1:2]  # not by the samples before it
+    assert first[0] == items([4])[0] != first[2]  # repeated augmentation
+    epoch.fill_(1)
+    other_epoch = items([4])[0]
+    monkeypatch.setattr('mmengine.dist.get_rank', lambda: 1)
+    other_rank = SeededItems(Draws(), 3, torch.zeros(1, dtype=torch.int64))([4])[0]
+    other_seed = SeededItems(Draws(), 4, torch.zeros(1, dtype=torch.int64))([4])[0]
+    assert len({first[0], first[2], other_epoch, other_rank, other_seed}) == 5
 
 
 @pytest.mark.parametrize('workers', [0, 2])
