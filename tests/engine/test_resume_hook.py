@@ -114,6 +114,19 @@ class Draws:
         return index, random.random(), np.random.random(), float(torch.rand(1))
 
 
+def test_a_dataset_that_fetches_batches_itself_is_seeded_as_well(make_runner):
+    seen = []
+    for workers in (0, 2):
+        runner = make_runner(epochs=1, work=f'workers_{workers}', workers=workers)
+        loader = runner.train_dataloader
+        subset = torch.utils.data.Subset(loader.dataset, range(len(loader.dataset)))
+        assert hasattr(subset, '__getitems__')
+        object.__setattr__(loader, 'dataset', subset)
+        seen.append(seen_by(runner))
+        runner.train()
+    assert seen[0] == seen[1]
+
+
 def test_samples_draw_by_epoch_index_and_repetition(monkeypatch):
     epoch = torch.zeros(1, dtype=torch.int64)
     items = SeededItems(Draws(), 3, epoch)

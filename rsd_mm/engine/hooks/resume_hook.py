@@ -96,9 +96,8 @@ class ResumeHook(Hook):
         """Seed the samples, and restore the order and the position of the data loader."""
         meta, loader = self._resumed, runner.train_dataloader
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        if not hasattr(loader.dataset, '__getitems__'):
-            items = SeededItems(loader.dataset, runner.seed, self._epoch if by_epoch else None)
-            patch(runner, loader.dataset, '__getitems__', items)
+        items = SeededItems(loader.dataset, runner.seed, self._epoch if by_epoch else None)
+        patch(runner, loader.dataset, '__getitems__', items)
         if not meta:
             return
         # Without a seed in the config, both were built with a random seed of this process.
