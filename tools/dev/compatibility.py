@@ -3,7 +3,7 @@
 
 ``python tools/dev/compatibility.py .venv-tests/bin/python /other/env/bin/python``
 runs the tests marked ``stack`` with each interpreter, whose environment has the
-packages and pytest (rsd_mm is taken from this clone), and writes a row per set of
+packages, pytest and pytest-xdist (rsd_mm is taken from this clone), and writes a row per set of
 versions; other rows stay. ``-m "not slow"`` runs the default tests.
 """
 
