@@ -144,19 +144,20 @@ class SeededItems:
         dataset (Dataset): Indexed by numbers.
         seed (int): The run's seed.
         epoch (Tensor, optional): Shape ``(1,)``, in shared memory, so that persistent workers see it change. Defaults
-            to None, for training without epochs: the number of batches that this worker has fetched takes its place,
-            and is the same again when mmengine replays the data.
+            to None, for training without epochs: the number of the batch takes its place.
+        first (int): The number of the first batch, without epochs. Defaults to 0.
     """
 
-    def __init__(self, dataset: Any, seed: int, epoch: Optional[Tensor] = None) -> None:
+    def __init__(self, dataset: Any, seed: int, epoch: Optional[Tensor] = None, first: int = 0) -> None:
         self.dataset = dataset
         self.seeds = seed, dist.get_rank()
         self.epoch = epoch
-        self.fetched = 0
+        self.next = first
 
     def __call__(self, indices: Sequence[int]) -> List[Any]:
-        number = self.fetched if self.epoch is None else int(self.epoch)
-        self.fetched += 1
+        worker = torch.utils.data.get_worker_info()  # Workers take turns.
+        number = self.next + (worker.id if worker else 0) if self.epoch is None else int(self.epoch)
+        self.next += worker.num_workers if worker else 1
         samples: List[Any] = []
         repetitions: Dict[int, int] = Counter()
         for index in map(int, indices):

@@ -96,7 +96,9 @@ class ResumeHook(Hook):
         """Seed the samples, and restore the order and the position of the data loader."""
         meta, loader = self._resumed, runner.train_dataloader
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        items = SeededItems(loader.dataset, runner.seed, self._epoch if by_epoch else None)
+        # Without epochs mmengine replays the batches before, and its fork skips them.
+        skips = hasattr(getattr(runner.train_loop, 'dataloader_iterator', None), 'skip_iter')
+        items = SeededItems(loader.dataset, runner.seed, self._epoch if by_epoch else None, runner.iter * skips)
         patch(runner, loader.dataset, '__getitems__', items)
         if not meta:
             return
